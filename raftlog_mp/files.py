@@ -1,0 +1,191 @@
+"""DOOR TO THE DISK: the only module that opens, writes, syncs, renames or maps files of a log.
+
+``Files`` is a plain object so that tests can hand in a double that records every call and
+loses, keeps, reorders or tears what was not synced.  Nothing here decides; errors are plain ``OSError``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Files:
+    """The operations a log needs of a file system.  All durable steps are explicit: nothing syncs by itself."""
+
+    # ------------------------------------------------------------ files
+    def open(self, path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> int:
+        """A descriptor, close-on-exec.  ``create`` makes the file 0600 if missing (``exclusive``: it must be)."""
+        flags = os.O_CLOEXEC | (os.O_RDWR if write else os.O_RDONLY)
+        if create:
+            flags |= os.O_CREAT | (os.O_EXCL if exclusive else 0)
+        return os.open(path, flags, 0o600)
+
+    def close(self, fd: int) -> None:
+        """Give the descriptor back."""
+        os.close(fd)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``; shorter only at the end of the file."""
+        chunks = []
+        while length > 0:
+            chunk = os.pread(fd, min(length, 1 << 24), offset)
+            if not chunk:
+                break
+            chunks.append(chunk)
+            offset, length = offset + len(chunk), length - len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of ``data`` at ``offset``.  Not durable before :meth:`sync`."""
+        done = os.pwrite(fd, data, offset)
+        while done < len(data):  # a short write is legal; the rest follows
+            done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+    def preallocate(self, fd: int, length: int) -> None:
+        """Reserve ``length`` zero-filled bytes, so that later writes cannot run out of space."""
+        os.posix_fallocate(fd, 0, length)
+
+    def truncate(self, fd: int, length: int) -> None:
+        """Cut the file.  Only for regions that no mapping reads (section 7 of the format document)."""
+        os.ftruncate(fd, length)
+
+    def sync(self, fd: int) -> None:
+        """fdatasync: data and size are on the device when this returns.  A failure is final (never retried)."""
+        os.fdatasync(fd)
+
+    def sync_all(self, fd: int) -> None:
+        """fsync: as :meth:`sync`, metadata included."""
+        os.fsync(fd)
+
+    def drop_cache(self, fd: int) -> None:
+        """Ask the kernel to forget clean cached pages, so that the next read comes from the device."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def will_need(self, fd: int, offset: int, length: int) -> None:
+        """Start reading ahead."""
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def size(self, fd: int) -> int:
+        """Bytes of the file."""
+        return os.fstat(fd).st_size
+
+    def map(self, fd: int, length: int, *, populate: bool = False) -> mmap.mmap:
+        """A read-only shared mapping: a stray store faults instead of damaging the file."""
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
+        return mmap.mmap(fd, length, flags=flags, prot=mmap.PROT_READ)
+
+    # ------------------------------------------------------------ directories
+    def make_dir(self, path: str) -> None:
+        """Create the directory, 0700, and its parents (with the user's umask) if missing."""
+        parent = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(path):
+            os.makedirs(parent, exist_ok=True)
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
+            self.sync_dir(parent)
+
+    def sync_dir(self, path: str) -> None:
+        """fsync of the directory: creates, renames and unlinks in it are durable when this returns."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def list_dir(self, path: str) -> list[str]:
+        """Names in the directory, sorted; empty if it does not exist."""
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def rename(self, source: str, target: str) -> None:
+        """Replace ``target`` atomically.  Durable after :meth:`sync_dir`."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove the file if it is there."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+    def exists(self, path: str) -> bool:
+        """Whether anything stands at ``path``."""
+        return os.path.lexists(path)
+
+    def owner(self, path: str) -> int | None:
+        """User id that owns ``path``; None if it does not exist."""
+        try:
+            return os.stat(path).st_uid
+        except FileNotFoundError:
+            return None
+
+    def is_dir(self, path: str) -> bool:
+        """Whether ``path`` is a directory."""
+        try:
+            return stat.S_ISDIR(os.stat(path).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def writable_dir(self, path: str) -> bool:
+        """Whether this process may create files in the directory."""
+        return os.access(path, os.W_OK | os.X_OK)
+
+    # ------------------------------------------------------------ whole files
+    def read_file(self, path: str) -> bytes:
+        """All bytes of a file."""
+        fd = self.open(path)
+        try:
+            return self.pread(fd, self.size(fd), 0)
+        finally:
+            self.close(fd)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Put ``data`` at ``path`` atomically and durably: temporary file, fsync, rename, fsync of the directory."""
+        temporary = path + ".tmp"
+        self.unlink(temporary)
+        fd = self.open(temporary, write=True, create=True, exclusive=True)
+        try:
+            self.pwrite(fd, data, 0)
+            self.sync_all(fd)
+        finally:
+            self.close(fd)
+        self.rename(temporary, path)
+        self.sync_dir(os.path.dirname(path))
+
+    # ------------------------------------------------------------ locks
+    def lock(self, fd: int) -> bool:
+        """Take the exclusive flock without waiting; it lives as long as the descriptor, and dies with the process."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @contextmanager
+    def opened(self, path: str, *, write: bool = False) -> Iterator[int]:
+        """A descriptor for the length of a ``with`` block."""
+        fd = self.open(path, write=write)
+        try:
+            yield fd
+        finally:
+            self.close(fd)
+
+
+def real_path(path: str | os.PathLike[str]) -> str:
+    """Absolute form of what a user gave."""
+    return os.path.abspath(os.fspath(path))
+
+
+def join(*parts: str) -> str:
+    """Path of a file below a folder."""
+    return os.path.join(*parts)

@@ -1,0 +1,111 @@
+"""A lane: one client's submissions to the writer, and the completions back.
+
+One producer, one consumer.  The client writes submission bytes, then ``tail``; the writer copies them
+out, works on the copy, writes a completion slot, then ``done``.  The writer believes nothing it reads
+here: a client can change its lane at any moment and must be able to hurt only itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import layout, shm
+from .layout import COMPLETION, COMPLETION_BYTES, COMPLETION_SLOTS, COMPLETIONS_OFFSET, LANE_DATA_OFFSET
+
+
+class Seat:
+    """The first page of a lane, and all of a reader's: the flag of who sleeps."""
+
+    def __init__(self, mapping: shm.Mapping) -> None:
+        self.mapping = mapping
+        self.wants: Any = mapping.cell(layout.LANE_WORDS["wants"])
+
+    def close(self) -> None:
+        """Unmap."""
+        self.mapping.close()
+
+
+class LaneConsumer(Seat):
+    """The writer's side.  ``head`` and ``done`` are private here; the shared copies are only told, never read."""
+
+    def __init__(self, mapping: shm.Mapping, lane_bytes: int, first_sequence: int) -> None:
+        super().__init__(mapping)
+        self.lane_bytes = lane_bytes
+        self.head = 0
+        self.done = first_sequence - 1
+        self.tail: Any = mapping.cell(layout.LANE_WORDS["tail"])
+        self._done_cell = mapping.cell(layout.LANE_WORDS["done"])
+        self._data = mapping.data
+        mapping.cell(layout.LANE_WORDS["lane_bytes"]).store(lane_bytes, shm.RELAXED)
+        self._done_cell.store(self.done, shm.RELAXED)
+        mapping.cell(layout.LANE_WORDS["magic"]).store(layout.LANE_MAGIC, shm.RELEASE)
+
+    def copy(self, start: int, end: int) -> bytes:
+        """A private copy of submission bytes; the caller has bounded ``end - start`` by ``lane_bytes``."""
+        low = start % self.lane_bytes
+        high = low + end - start
+        base = LANE_DATA_OFFSET
+        if high <= self.lane_bytes:
+            return self._data[base + low : base + high]
+        return self._data[base + low : base + self.lane_bytes] + self._data[base : base + high - self.lane_bytes]
+
+    def complete(self, completions: list[tuple[int, int, int, int, int, int]]) -> None:
+        """Post answers, in the order of their sequences (each one more than the last)."""
+        data, pack = self._data, COMPLETION.pack
+        for completion in completions:
+            at = COMPLETIONS_OFFSET + completion[0] % COMPLETION_SLOTS * COMPLETION_BYTES
+            data[at : at + COMPLETION_BYTES] = pack(*completion)
+        self.done = completions[-1][0]
+        # SEQ_CST, not RELEASE: this is also the cursor of the doorbell.  After it the writer loads `wants`; the
+        # client stores `wants`, then loads `done`.  In the single total order one of the two sees the other.
+        self._done_cell.store(self.done, shm.SEQ_CST)
+
+
+class LaneProducer(Seat):
+    """The client's side.  Used under the handle's lock."""
+
+    def __init__(self, mapping: shm.Mapping) -> None:
+        super().__init__(mapping)
+        # ACQUIRE pairs with the RELEASE of the magic: lane_bytes and done are set.
+        if mapping.cell(layout.LANE_WORDS["magic"]).load(shm.ACQUIRE) != layout.LANE_MAGIC:
+            raise ValueError("the writer sent a lane of another layout version")
+        self.lane_bytes: int = mapping.cell(layout.LANE_WORDS["lane_bytes"]).load(shm.RELAXED)
+        self.done: Any = mapping.cell(layout.LANE_WORDS["done"])
+        self._tail_cell = mapping.cell(layout.LANE_WORDS["tail"])
+        self._reaped_cell = mapping.cell(layout.LANE_WORDS["reaped"])
+        self._data = mapping.data
+        self.tail = 0
+        self.freed = 0  # cursor below which every submission's completion was read
+
+    def room(self, length: int) -> bool:
+        """Whether a submission of ``length`` bytes fits beside those whose completion is not read yet."""
+        return self.tail + length - self.freed <= self.lane_bytes
+
+    def put(self, header: bytes, body: bytes) -> int:
+        """Write one submission and publish it; returns the cursor after it."""
+        self._copy(self.tail, header)
+        self._copy(self.tail + len(header), body)
+        self.tail += len(header) + len(body)
+        # SEQ_CST: publishes the bytes above (it includes RELEASE) and is the cursor of the doorbell: after it
+        # the client loads `writer_sleeping`; the writer stores that flag, then loads every `tail`.
+        self._tail_cell.store(self.tail, shm.SEQ_CST)
+        return self.tail
+
+    def _copy(self, cursor: int, data: bytes) -> None:
+        low = LANE_DATA_OFFSET + cursor % self.lane_bytes
+        room = LANE_DATA_OFFSET + self.lane_bytes - low
+        if len(data) <= room:
+            self._data[low : low + len(data)] = data
+        else:
+            self._data[low : low + room] = data[:room]
+            self._data[LANE_DATA_OFFSET : LANE_DATA_OFFSET + len(data) - room] = data[room:]
+
+    def completion(self, sequence: int) -> tuple[int, int, int, int, int, int]:
+        """The answer to ``sequence``; call only when ``done`` (loaded ACQUIRE or stronger) has reached it."""
+        at = COMPLETIONS_OFFSET + sequence % COMPLETION_SLOTS * COMPLETION_BYTES
+        return COMPLETION.unpack_from(self._data, at)
+
+    def reap(self, sequence: int, cursor: int) -> None:
+        """Everything up to ``sequence`` was read: its slots and its bytes may be used again."""
+        self.freed = cursor
+        self._reaped_cell.store(sequence, shm.RELEASE)

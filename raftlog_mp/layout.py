@@ -1,0 +1,130 @@
+"""MEMORY WORDS: where every shared word and byte lies, and nothing else.
+
+Three kinds of shared memory, each mapped by several processes::
+
+    control   one file a generation: words only         writer writes, all others map it read-only
+    lane      one memfd a client: words, slots, bytes    see below: each word has ONE writing process
+    seat      one memfd a reader: the lane's first page
+
+``docs/shared_memory.md`` shows the same tables, and a test ties the two together.
+Words are 8-byte aligned u64, touched only through ``atomicshm`` cells.  Words that are
+written by different sides, or at different rates, stand on different 64-byte cache lines.
+"""
+
+from __future__ import annotations
+
+import struct
+
+LINE = 64
+PAGE = 4096
+
+# ---------------------------------------------------------------- control block
+CONTROL_MAGIC = 0x4C52_4D50_0001_0001  # layout version in the low half; written last
+CONTROL_BYTES = 2 * PAGE
+
+# name -> byte offset.  Identity: written once, before the magic.
+CONTROL_WORDS: dict[str, int] = {
+    "magic": 0,
+    "log_id": 8,
+    "generation": 16,
+    "boot_id_high": 24,
+    "boot_id_low": 32,
+    "writer_pid": 40,
+    "ring_bytes": 48,
+    # The commit word, alone on its line: everything before it is in ring and index.
+    "published": 64,  # stream position
+    "last_index": 72,  # visible; stored after published
+    "last_term": 80,
+    # Frontiers of the disk.
+    "durable": 128,  # stream position covered by an fsync
+    "durable_index": 136,
+    "written": 144,  # stream position handed to the operating system
+    # The ring's floor: bytes below it may be overwritten at any moment.
+    "floor": 192,
+    # Catalog: bumped after each change of the segment list, and by the successor.
+    "catalog_version": 256,
+    "superseded_by": 264,  # generation of the next writer, 0 while this one is current
+    "first_index": 272,
+    "purged_index": 280,
+    "purged_term": 288,
+    "active_segment": 296,  # segment id
+    "active_base": 304,  # index of the active segment's first entry
+    "active_start": 312,  # its first stream position
+    "hard_term": 320,
+    "commit_index": 328,
+    # Truncation fence (odd while a change is under way; readers retry).
+    "epoch": 384,
+    "stable_below": 392,
+    # Doorbell: 1 while the writer sleeps.
+    "writer_sleeping": 448,
+    "state": 456,
+    "pressure_level": 464,
+    # Counters, for stats(); plain progress, no protocol hangs on them.
+    "fsyncs": 512,
+    "appends": 520,
+    "entries": 528,
+    "bytes": 536,
+    "unflushed_entries": 544,
+    "unflushed_bytes": 552,
+    "clients": 560,
+    "readers": 568,
+    "rolls": 576,
+    "resent": 584,
+    "fsync_ns": 592,
+    "marks": 600,
+    "dropped_peers": 608,
+    "ring_full_waits": 616,
+    "segments": 624,
+}
+
+STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED = 0, 1, 2, 3
+STATE_NAMES = {0: "starting", 1: "running", 2: "failed", 3: "stopped"}
+LEVEL_NAMES = {0: "none", 1: "soft", 2: "hard"}
+
+# ---------------------------------------------------------------- lane
+#
+#     0     words (one line each)       tail, wants, reaped: written by the client
+#                                       done: written by the writer
+#     4096  completion slots            1024 x 48 bytes, slot = sequence % 1024; written by the writer
+#     53248 submission bytes            byte at cursor c lies at c % lane_bytes; written by the client
+#
+LANE_MAGIC = 0x4C52_4D50_4C41_0001
+LANE_WORDS: dict[str, int] = {
+    "magic": 0,
+    "lane_bytes": 8,
+    "tail": 64,  # client: cursor after the last submission
+    "wants": 128,  # client: 0 awake, else the number of this sleep (odd); rung at most once a sleep
+    "reaped": 192,  # client: every sequence up to here had its completion read
+    "done": 256,  # writer: sequence of the newest completion
+}
+SEAT_BYTES = PAGE
+COMPLETION_SLOTS = 1024
+COMPLETION = struct.Struct("<QQQQQQ")  # sequence, status, first index, count, term, detail
+COMPLETION_BYTES = COMPLETION.size
+COMPLETIONS_OFFSET = PAGE
+LANE_DATA_OFFSET = COMPLETIONS_OFFSET + COMPLETION_SLOTS * COMPLETION_BYTES
+assert COMPLETION_BYTES == 48 and LANE_DATA_OFFSET % PAGE == 0
+
+# A submission: header, then body.
+#   length u32 | kind u16 | flags u16 | count u32 | body crc u32 | term u64 | sequence u64 | a u64 | b u64
+SUBMISSION = struct.Struct("<IHHIIQQQQ")
+SUBMISSION_BYTES = SUBMISSION.size
+assert SUBMISSION_BYTES == 48
+SUBMIT_APPEND = 1
+FLAG_TERM_GIVEN = 1  # `term` holds the caller's term; otherwise the writer takes the last entry's
+
+
+def lane_file_bytes(lane_bytes: int) -> int:
+    """Size of a lane's memfd."""
+    return LANE_DATA_OFFSET + lane_bytes
+
+
+# Completion statuses.
+OK = 0
+STALE_TERM = 1
+TOO_LARGE = 2
+SYNC_FAILED = 3
+DISK_FULL = 4
+UNKNOWN = 5
+MALFORMED = 6
+TERM_REQUIRED = 7

@@ -1,0 +1,94 @@
+"""The manifest: the durable truth about what the log consists of.  Replaced as a whole, atomically."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from . import format as fmt
+from .catalog import SegmentInfo
+from .errors import CorruptLog, NotALog
+from .files import Files
+
+
+@dataclass(slots=True)
+class Manifest:
+    """Content of the manifest file; one writer changes it, everybody reads it."""
+
+    uuid: str
+    log_id: int
+    config: dict[str, Any]
+    strategy: str
+    generation: int = 0  # of the newest writer; durable before that writer uses it
+    next_segment_id: int = 1
+    segments: list[SegmentInfo] = field(default_factory=list)
+    purged_index: int = 0
+    purged_term: int = 0
+    durable: int = 0  # stream position that was durable when this was written
+    clean: bool = True  # the last writer finished everything
+    failed: bool = False  # a write or fsync failed: never trust bytes past `durable`
+    loss_possible: bool = False  # a power cut may have taken a suffix that was acknowledged from memory
+    shm_dir: str | None = None
+    evidence: list[str] = field(default_factory=list)  # torn tails that were cut, so that none is cut twice
+    commit_index: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        data = asdict(self)
+        data["segments"] = [list(asdict(segment).values()) for segment in self.segments]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Manifest:
+        """The inverse of :meth:`as_dict`."""
+        values = dict(data)
+        values["segments"] = [SegmentInfo(*row) for row in values.get("segments", [])]
+        return cls(**values)
+
+
+def manifest_path(directory: str) -> str:
+    """Where the manifest stands."""
+    return os.path.join(directory, fmt.MANIFEST_NAME)
+
+
+def shm_folder(directory: str, manifest: Manifest) -> str:
+    """The folder of control, ring and active index: ``DIR/shm``, or one per log below the configured folder."""
+    if manifest.shm_dir is None:
+        return os.path.join(directory, fmt.SHM_NAME)
+    return os.path.join(manifest.shm_dir, f"raftlog-{manifest.uuid}")
+
+
+def load(files: Files, directory: str) -> Manifest:
+    """Read the manifest.  :class:`NotALog`, :class:`CorruptLog` or :class:`VersionMismatch` if that cannot be."""
+    path = manifest_path(directory)
+    try:
+        raw = files.read_file(path)
+    except FileNotFoundError:
+        raise missing(files, directory) from None
+    except NotADirectoryError:
+        raise NotALog(f"{directory} is a file, not the directory of a log; give a directory") from None
+    try:
+        document = fmt.read_document(fmt.MANIFEST_MAGIC, raw, path)
+        if document is not None:
+            return Manifest.from_dict(document)
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise fmt.corrupt(f"{path} is damaged: its checksum or structure is wrong", segment=fmt.MANIFEST_NAME, offset=0)
+
+
+def missing(files: Files, directory: str) -> NotALog | CorruptLog:
+    """What it means that there is no manifest."""
+    if any(name.endswith(".seg") for name in files.list_dir(directory)):
+        return fmt.corrupt(
+            f"{manifest_path(directory)} is missing although {directory} holds segments",
+            segment=fmt.MANIFEST_NAME, offset=0,
+        )  # fmt: skip
+    if not files.is_dir(directory):
+        return NotALog(f"there is no log at {directory}; create one with open_log() or `raftlog-mp serve {directory}`")
+    return NotALog(f"{directory} holds no log (no manifest in it); give the directory of a log, or an empty one to create it")
+
+
+def save(files: Files, directory: str, manifest: Manifest) -> None:
+    """Replace the manifest.  Durable on return."""
+    files.write_file(manifest_path(directory), fmt.pack_document(fmt.MANIFEST_MAGIC, manifest.as_dict()))

@@ -1,0 +1,33 @@
+"""DOOR TO THE MACHINE'S STATE: file systems, process memory."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+# File systems on which fsync, rename, flock and shared mappings mean what this library needs.  overlay is in:
+# each generation writes new files only, so copy-up cannot split a file that somebody already maps.
+LOCAL_FILESYSTEMS = frozenset(
+    "ext2 ext3 ext4 xfs btrfs f2fs zfs bcachefs jfs reiserfs tmpfs ramfs overlay nilfs2".split()
+)
+
+
+def filesystem(path: str) -> str:
+    """Type of the file system that holds ``path`` (``ext4``, ``nfs4`` ...); empty if it cannot be told."""
+    real = os.path.realpath(path)
+    best, kind = -1, ""
+    for partition in psutil.disk_partitions(all=True):
+        point = partition.mountpoint
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= best:  # of mounts stacked on one point, the last one counts
+            best, kind = len(point), partition.fstype
+    return kind
+
+
+def process_rss_bytes(pid: int | None = None) -> int:
+    """Resident memory of a process, this one by default; 0 if it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

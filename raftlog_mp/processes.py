@@ -1,0 +1,141 @@
+"""DOOR TO PROCESSES: start a writer, take part in fork, name what runs.
+
+A writer is ``python -m raftlog_mp serve DIR --spawned``: a session of its own (Ctrl-C in the parent's
+terminal does not reach it), cwd ``/``, no inherited descriptors, stderr in ``DIR/writer.log``.  It
+gets its settings on stdin and reports on stdout, once, whether it serves; then it closes both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from . import errors
+from . import format as fmt
+
+_children: list[subprocess.Popen[bytes]] = []
+_children_lock = threading.Lock()
+
+
+def _interpreter() -> str:
+    if not sys.executable:
+        raise errors.WriterUnavailable(
+            "this interpreter does not know its own path, so no writer can be started; "
+            "run `raftlog-mp serve DIR` in another terminal"
+        )
+    return sys.executable
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment; a package that is imported from a source tree stays importable from cwd ``/``."""
+    environment = dict(os.environ)
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if os.path.basename(home) not in ("site-packages", "dist-packages"):
+        parts = [home, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(parts))
+    return environment
+
+
+def start_writer(path: str, config: dict[str, Any] | None, *, linger: bool) -> tuple[subprocess.Popen[bytes], bytes]:
+    """Start a writer process and wait for its report: ``(process, report bytes)``.
+
+    The report is empty if the process died before it could say why.  There is no timeout of its own: a
+    recovery may be long, and the kernel ends the wait when the process dies.
+    """
+    reap()
+    log = os.open(os.path.join(path, fmt.WRITER_LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = subprocess.Popen(
+            [_interpreter(), "-m", "raftlog_mp", "serve", path, "--spawned"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            cwd="/", env=_environment(), start_new_session=True, close_fds=True,
+        )  # fmt: skip
+    finally:
+        os.close(log)
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(msgpack.packb({"config": config, "linger": linger}))
+        process.stdin.close()
+    report = process.stdout.read()
+    process.stdout.close()
+    with _children_lock:
+        _children.append(process)
+    return process, report
+
+
+def reap() -> None:
+    """Collect writers that this process started and that have ended, so that none stays a zombie."""
+    with _children_lock:
+        _children[:] = [child for child in _children if child.poll() is None]
+
+
+def wait_child(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait for a started writer to end."""
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def read_instructions() -> dict[str, Any]:
+    """What :func:`start_writer` wrote to this process's stdin."""
+    data = sys.stdin.buffer.read()
+    value = msgpack.unpackb(data) if data else {}
+    return value if isinstance(value, dict) else {}
+
+
+def report_and_detach(report: dict[str, Any]) -> None:
+    """Tell the starter how it went, then let go of stdin and stdout."""
+    with contextlib.suppress(OSError):
+        os.write(1, msgpack.packb(report))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    if null > 2:
+        os.close(null)
+
+
+def decode_report(report: bytes) -> dict[str, Any]:
+    """The report of a started writer as a map; empty if it died silently."""
+    try:
+        value = msgpack.unpackb(report)
+    except Exception:  # nothing, or half a report of a process that was killed
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def after_fork_in_child(callback: Callable[[], None]) -> None:
+    """Run ``callback`` in every forked child, before anything else does."""
+    os.register_at_fork(after_in_child=callback)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that id exists (informative only: ids are reused)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def on_signals(callback: Callable[[int, Any], None], *, interrupt: bool) -> None:
+    """Ask for an orderly stop on SIGTERM, and on SIGINT too for a writer in the foreground."""
+    signal.signal(signal.SIGTERM, callback)
+    signal.signal(signal.SIGINT, callback if interrupt else signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, callback if interrupt else signal.SIG_IGN)
+
+
+def set_switch_interval(seconds: float) -> None:
+    """How long a thread may keep the GIL while another waits for it."""
+    sys.setswitchinterval(seconds)

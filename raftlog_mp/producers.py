@@ -1,0 +1,112 @@
+"""The exactly-once table: what each producer's newest submissions became.
+
+A client that lost its writer sends again, under the same producer id and sequences, whatever has no
+completion.  The table answers: *appended, here it is* / *never seen, append it* / *too old to tell*.  It
+is rebuilt from the headers of records; each segment starts with a snapshot, so the last segment is enough.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import msgpack
+
+from .layout import COMPLETION_SLOTS
+
+# A producer has at most COMPLETION_SLOTS submissions in flight, so a window of that many always knows the answer.
+WINDOW = COMPLETION_SLOTS
+IDLE_PRODUCERS_KEPT = 256  # of those without a connection; the longest silent ones are forgotten first
+
+
+class Outcome(NamedTuple):
+    """Where a submission went."""
+
+    first_index: int
+    count: int
+    term: int
+
+
+APPENDED, NEW, FORGOTTEN = "appended", "new", "forgotten"
+
+
+class Producers:
+    """Windows of outcomes by producer id."""
+
+    def __init__(self) -> None:
+        self._windows: OrderedDict[int, dict[int, Outcome]] = OrderedDict()
+        self._highest: dict[int, int] = {}
+        self._connected: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def connect(self, producer: int, first_unresolved: int) -> None:
+        """A client is here; everything before ``first_unresolved`` it has read and will not ask again."""
+        self._connected.add(producer)
+        self._windows.setdefault(producer, {})
+        self._highest.setdefault(producer, first_unresolved - 1)
+        self._windows.move_to_end(producer)
+        window = self._windows[producer]
+        for sequence in [s for s in window if s < first_unresolved]:
+            del window[sequence]
+
+    def disconnect(self, producer: int, *, for_good: bool) -> None:
+        """The client is gone: ``for_good`` if it closed in order, else it may come back and ask."""
+        self._connected.discard(producer)
+        if for_good:
+            self._windows.pop(producer, None)
+            self._highest.pop(producer, None)
+        self._trim()
+
+    def record(self, producer: int, sequence: int, outcome: Outcome) -> None:
+        """Remember what a submission became."""
+        window = self._windows.get(producer)
+        if window is None:
+            window = self._windows[producer] = {}
+            if producer not in self._connected:
+                self._trim()
+        window[sequence] = outcome
+        if sequence > self._highest.get(producer, 0):
+            self._highest[producer] = sequence
+        # Sequences arrive in order, so the oldest is first; amortised, the window is at most twice WINDOW.
+        if len(window) >= 2 * WINDOW:
+            for old in list(window)[: len(window) - WINDOW]:
+                del window[old]
+
+    def look_up(self, producer: int, sequence: int) -> tuple[str, Outcome | None]:
+        """What is known about a submission that may have been sent before.  Never guesses."""
+        highest = self._highest.get(producer, 0)
+        outcome = self._windows.get(producer, {}).get(sequence)
+        if outcome is not None:
+            return APPENDED, outcome
+        # Inside the window every appended sequence is present; one that is not was never appended.
+        return (NEW, None) if sequence > highest - WINDOW else (FORGOTTEN, None)
+
+    def _trim(self) -> None:
+        idle = len(self._windows) - len(self._connected & self._windows.keys())
+        for producer in list(self._windows):
+            if idle <= IDLE_PRODUCERS_KEPT:
+                break
+            if producer not in self._connected:
+                del self._windows[producer]
+                self._highest.pop(producer, None)
+                idle -= 1
+
+    def snapshot(self) -> bytes:
+        """The table as the body of a PRODUCERS record."""
+        rows = [
+            [producer, self._highest.get(producer, 0),
+             [[sequence, *outcome] for sequence, outcome in list(window.items())[-WINDOW:]]]
+            for producer, window in self._windows.items()
+        ]  # fmt: skip
+        return msgpack.packb(rows)
+
+    def restore(self, body: bytes) -> None:
+        """Replace the table by a snapshot; a body that is none leaves it empty (its CRC was checked before)."""
+        rows: list[Any] = msgpack.unpackb(body)
+        self._windows.clear()
+        self._highest.clear()
+        for producer, highest, window in rows:
+            self._windows[producer] = {row[0]: Outcome(*row[1:]) for row in window}
+            self._highest[producer] = highest

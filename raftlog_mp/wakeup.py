@@ -1,0 +1,184 @@
+"""DOOR TO SLEEP: unix sockets, descriptor passing, clocks, and the only places where a process waits.
+
+Long paths work: binding and connecting go through ``/proc/self/fd/N/name``, which is always short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import time
+
+from . import format as fmt
+from .protocol import BELL
+
+CREDENTIALS = struct.Struct("iII")
+RECV_BYTES = 1 << 16
+
+
+def now() -> float:
+    """Monotonic seconds of this process; never compared across processes."""
+    return time.monotonic()
+
+
+def pause(seconds: float) -> None:
+    """Wait between two attempts to reach a writer that is starting."""
+    time.sleep(seconds)
+
+
+def user_id() -> int:
+    """This process's effective user id."""
+    return os.geteuid()
+
+
+def process_id() -> int:
+    """This process's id."""
+    return os.getpid()
+
+
+def random_u64() -> int:
+    """A random non-zero 63-bit number (fits every signed and unsigned word)."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 | 1
+
+
+@contextlib.contextmanager
+def _short_name(directory: str, name: str):  # type: ignore[no-untyped-def]
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def listen(directory: str) -> socket.socket:
+    """The writer's listening socket, 0600, nonblocking.  Call only while holding the log's lock."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        with _short_name(directory, fmt.SOCKET_NAME) as name:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)  # a leftover: its owner is dead, we hold the lock
+            before = os.umask(0o177)
+            try:
+                listener.bind(name)
+            finally:
+                os.umask(before)
+        listener.listen(512)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def unlink_socket(directory: str) -> None:
+    """Remove the socket's name."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, fmt.SOCKET_NAME))
+
+
+def connect(directory: str, timeout: float) -> socket.socket:
+    """A blocking connection to the writer.  ``OSError`` if there is none."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(max(timeout, 0.001))
+        with _short_name(directory, fmt.SOCKET_NAME) as name:
+            sock.connect(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int]:
+    """``(pid, uid)`` of the peer, told by the kernel."""
+    pid, uid, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    return pid, uid
+
+
+def send_with_fds(sock: socket.socket, data: bytes, fds: list[int]) -> None:
+    """Send a message and descriptors with it."""
+    sent = socket.send_fds(sock, [data], fds) if fds else sock.send(data)
+    if sent != len(data):
+        raise BlockingIOError("peer does not read")
+
+
+def receive_with_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """The next bytes and the descriptors that came with them; ``b''`` at end of stream."""
+    data, fds, _, _ = socket.recv_fds(sock, RECV_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+    return data, list(fds)
+
+
+def ring_bell(sock: socket.socket) -> None:
+    """Wake the peer.  Never waits: a full buffer means it is being woken, a closed one means it is gone."""
+    with contextlib.suppress(OSError):
+        sock.send(BELL, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+
+
+
+def receive_now(sock: socket.socket) -> bytes | None:
+    """What has arrived: bytes, ``b''`` at end of stream, None if nothing."""
+    try:
+        return sock.recv(RECV_BYTES, socket.MSG_DONTWAIT)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError:
+        return b""
+
+
+def wait_readable(sock: socket.socket, timeout: float | None) -> bool:
+    """Sleep until the socket has bytes or ended, or ``timeout`` seconds passed."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))))
+
+
+class Poller:
+    """epoll with objects instead of descriptors: where the writer sleeps."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._objects: dict[int, object] = {}
+
+    def add(self, fd: int, what: object) -> None:
+        """Watch ``fd`` for input; :meth:`wait` returns ``what``."""
+        self._objects[fd] = what
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Stop watching."""
+        if self._objects.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def wait(self, timeout: float | None) -> list[object]:
+        """Objects whose descriptors are ready.  ``timeout`` in seconds, None for ever, 0 a mere look."""
+        events = self._epoll.poll(-1 if timeout is None else timeout)
+        return [self._objects[fd] for fd, _ in events if fd in self._objects]
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._epoll.close()
+
+
+class Event:
+    """An eventfd: a helper thread wakes the poller with it."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def set(self) -> None:
+        """Wake; coalesces."""
+        os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> None:
+        """Forget what was set."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)
