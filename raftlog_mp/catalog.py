@@ -7,6 +7,8 @@ from typing import Any
 
 from sortedcontainers import SortedDict
 
+from . import format as fmt
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
@@ -29,9 +31,14 @@ class SegmentInfo:
         """Whether the segment is finished."""
         return self.end is not None
 
-    def finished(self, end: int, last_index: int, last_term: int, file_bytes: int) -> SegmentInfo:
+    def finished(self, end: int, last_index: int, last_term: int) -> SegmentInfo:
         """This segment, sealed."""
-        return replace(self, end=end, last_index=last_index, last_term=last_term, file_bytes=file_bytes)
+        return replace(self, end=end, last_index=last_index, last_term=last_term)
+
+    def size_due(self, end: int | None = None) -> int:
+        """Bytes its file has at least: the preallocated size, or up to the end once it is sealed."""
+        end = self.end if end is None else end
+        return self.file_bytes if end is None else fmt.DATA_OFFSET + end - self.start
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the manifest."""

@@ -311,6 +311,13 @@ def read_document(magic: bytes, raw: bytes, what: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+# ---------------------------------------------------------------- how a run of records can end
+ZERO = "zero"  # nothing but zeros to the end
+BAD = "bad"  # bytes that are no record, or fail a checksum
+RESIDUE = "residue"  # a whole record of an older generation
+WRONG = "wrong"  # a whole record of this generation with the wrong index, term or position
+
+
 def corrupt(message: str, **where: Any) -> CorruptLog:
     """A :class:`CorruptLog` whose text ends with the command to run next."""
     return CorruptLog(f"{message}. Nothing was changed; run `raftlog-mp check DIR` to see all findings.", **where)

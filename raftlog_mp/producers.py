@@ -8,7 +8,7 @@ is rebuilt from the headers of records; each segment starts with a snapshot, so 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
@@ -36,6 +36,7 @@ class Producers:
     def __init__(self) -> None:
         self._windows: OrderedDict[int, dict[int, Outcome]] = OrderedDict()
         self._highest: dict[int, int] = {}
+        self._low: dict[int, int] = {}  # below this sequence the table forgot, above it it knows everything
         self._connected: set[int] = set()
 
     def __len__(self) -> int:
@@ -47,16 +48,19 @@ class Producers:
         self._windows.setdefault(producer, {})
         self._highest.setdefault(producer, first_unresolved - 1)
         self._windows.move_to_end(producer)
-        window = self._windows[producer]
-        for sequence in [s for s in window if s < first_unresolved]:
-            del window[sequence]
+        self.resolved(producer, first_unresolved - 1)
+
+    def resolved(self, producer: int, sequence: int) -> None:
+        """The client has read every answer up to ``sequence``: it will not ask for them again."""
+        window = self._windows.get(producer, {})
+        for old in [known for known in window if known <= sequence]:
+            del window[old]
 
     def disconnect(self, producer: int, *, for_good: bool) -> None:
         """The client is gone: ``for_good`` if it closed in order, else it may come back and ask."""
         self._connected.discard(producer)
         if for_good:
-            self._windows.pop(producer, None)
-            self._highest.pop(producer, None)
+            self._forget(producer)
         self._trim()
 
     def record(self, producer: int, sequence: int, outcome: Outcome) -> None:
@@ -81,7 +85,8 @@ class Producers:
         if outcome is not None:
             return APPENDED, outcome
         # Inside the window every appended sequence is present; one that is not was never appended.
-        return (NEW, None) if sequence > highest - WINDOW else (FORGOTTEN, None)
+        known_from = max(highest - WINDOW + 1, self._low.get(producer, 0))
+        return (NEW, None) if sequence >= known_from else (FORGOTTEN, None)
 
     def _trim(self) -> None:
         idle = len(self._windows) - len(self._connected & self._windows.keys())
@@ -89,24 +94,34 @@ class Producers:
             if idle <= IDLE_PRODUCERS_KEPT:
                 break
             if producer not in self._connected:
-                del self._windows[producer]
-                self._highest.pop(producer, None)
+                self._forget(producer)
                 idle -= 1
 
-    def snapshot(self) -> bytes:
-        """The table as the body of a PRODUCERS record."""
-        rows = [
-            [producer, self._highest.get(producer, 0),
-             [[sequence, *outcome] for sequence, outcome in list(window.items())[-WINDOW:]]]
-            for producer, window in self._windows.items()
-        ]  # fmt: skip
-        return msgpack.packb(rows)
+    def _forget(self, producer: int) -> None:
+        self._windows.pop(producer, None)
+        self._highest.pop(producer, None)
+        self._low.pop(producer, None)
+
+    def snapshot(self, budget_bytes: int) -> bytes:
+        """The table as the body of a PRODUCERS record; old outcomes are left out until it fits the budget."""
+        keep = WINDOW
+        while True:
+            rows = []
+            for producer, window in self._windows.items():
+                newest = list(window.items())[-keep:] if keep else []
+                low = self._low.get(producer, 0)
+                if len(newest) < len(window):
+                    low = max(low, newest[0][0] if newest else self._highest.get(producer, 0) + 1)
+                rows.append([producer, self._highest.get(producer, 0), low, [[s, *outcome] for s, outcome in newest]])
+            body: bytes = msgpack.packb(rows)
+            if len(body) <= budget_bytes or not keep:
+                return body
+            keep //= 2
 
     def restore(self, body: bytes) -> None:
-        """Replace the table by a snapshot; a body that is none leaves it empty (its CRC was checked before)."""
-        rows: list[Any] = msgpack.unpackb(body)
-        self._windows.clear()
-        self._highest.clear()
-        for producer, highest, window in rows:
+        """Replace the table by a snapshot (its CRC was checked before)."""
+        for producer in list(self._windows):
+            self._forget(producer)
+        for producer, highest, low, window in msgpack.unpackb(body):
             self._windows[producer] = {row[0]: Outcome(*row[1:]) for row in window}
-            self._highest[producer] = highest
+            self._highest[producer], self._low[producer] = highest, low

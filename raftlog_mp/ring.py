@@ -40,6 +40,11 @@ class RingWriter:
             self._data[offset:] = data[:room]
             self._data[: len(data) - room] = data[room:]
 
+    def skip_to(self, position: int) -> None:
+        """Everything before ``position`` is in the files only; used before anybody reads this ring."""
+        self.floor = position
+        self._floor_cell.store(position, shm.SEQ_CST)
+
     def slices(self, start: int, end: int) -> list[memoryview]:
         """The bytes ``[start, end)`` without copying, in one or two pieces; release them after use."""
         view = self._mapping.view()

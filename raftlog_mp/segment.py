@@ -14,7 +14,7 @@ from crc32c import crc32c
 
 from . import format as fmt
 from .files import Files
-from .format import RecordHeader, Seal, SegmentHeader
+from .format import BAD, RESIDUE, WRONG, ZERO, RecordHeader, Seal, SegmentHeader
 
 # Blocks ahead of the end are filled with zeros in steps: fdatasync of 344-byte writes took 169-185 us into
 # zeroed blocks, 179-208 into merely reserved ones, 263-279 into a growing file (docs/architecture.md).
@@ -117,12 +117,6 @@ def proves(fields: tuple[Any, ...], body: bytes) -> bool:
 
 
 # ---------------------------------------------------------------- scanning
-BAD = "bad"  # bytes that are no record, or fail a checksum
-ZERO = "zero"  # nothing but zeros to the end
-RESIDUE = "residue"  # a whole record of an older generation
-WRONG = "wrong"  # a whole record of this generation with the wrong index, term or position
-
-
 class Scan(NamedTuple):
     """What a walk over a segment's records found: the good prefix, and what ended it."""
 
@@ -136,18 +130,19 @@ class Scan(NamedTuple):
 
 
 def scan_records(
-    data: Any, header: SegmentHeader, generation: int, *, start: int | None = None,
+    data: Any, header: SegmentHeader, generation: int, *, limit: int | None = None,
     on_record: Callable[[RecordHeader, bytes], None] | None = None,
 ) -> Scan:  # fmt: skip
-    """Walk the records of a segment image ``data`` (the whole file, or its bytes from the header on).
+    """Walk the records of a segment image ``data`` (the whole file, from its first block on).
 
-    ``generation`` is the newest one whose records may stand here.  ``on_record`` sees each good record in order.
+    ``generation`` is the newest one whose records may stand here; ``limit`` ends the walk at that position.
+    ``on_record`` sees each good record in order.
     """
-    position = header.start if start is None else start
+    position = header.start
     shift = fmt.DATA_OFFSET - header.start
     next_index, term, seen_generation, mark, records = header.base_index, header.previous_term, 0, 0, 0
     size, stop = len(data), BAD
-    while True:
+    while limit is None or position < limit:
         at = position + shift
         record = fmt.read_record_header(data, at)
         if record is None:

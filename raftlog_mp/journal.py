@@ -1,0 +1,395 @@
+"""The pipeline of one log: assign -> ring -> index -> [file] -> [fsync] -> publish.
+
+No sockets and no clients here: the writer process feeds it, tests drive it directly.  DiskFirst and
+MemFirst are the same pipeline; they differ only in whether ``publish`` stands before or after the sync::
+
+    DiskFirst   append ... copy, write, sync, publish      (flush)
+    MemFirst    append ... copy, publish                    (publish_memory), write + sync in a helper thread
+
+All methods run in the writer's main thread.  A :class:`FlushJob` is the one thing that another thread may run.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import NamedTuple
+
+from . import format as fmt
+from . import layout, shm, wakeup
+from .catalog import SegmentInfo
+from .config import LogConfig
+from .control import Control
+from .errors import DiskFull, RaftLogError, SyncFailed
+from .files import Files, join
+from .index import ActiveIndex, pack_slot, write_sealed
+from .manifest import Manifest, save
+from .producers import Outcome, Producers
+from .ring import RingWriter
+from .segment import SegmentWriter
+
+
+class FlushJob:
+    """Write ring bytes ``[start, end)`` to the segment and sync it.  Runs in any thread; touches nothing else."""
+
+    def __init__(self, segment: SegmentWriter, start: int, pieces: list[memoryview], end: int, last_index: int) -> None:
+        self.segment, self.start, self.pieces = segment, start, pieces
+        # What the sync will cover is fixed here, before it is issued: later bytes are not in it.
+        self.end, self.last_index = end, last_index
+        self.error: OSError | None = None
+        self.seconds = 0.0
+        self.finished: threading.Event | None = None  # set by the helper thread, if one runs it
+
+    def run(self) -> None:
+        """Do it; an error is kept for the main thread."""
+        began = wakeup.now()
+        try:
+            self.segment.write(self.start, self.pieces)
+            self.segment.sync()
+        except OSError as error:
+            self.error = error
+        finally:
+            for piece in self.pieces:
+                piece.release()
+        self.seconds = wakeup.now() - began
+        if self.finished is not None:
+            self.finished.set()
+
+
+class Carried(NamedTuple):
+    """Acknowledged records that recovery found only in the dead writer's ring."""
+
+    data: bytes
+    slots: bytes
+    last_index: int
+    last_term: int
+
+
+class Journal:
+    """Where the log stands, and the steps that move it on.  Made by ``startup.open_journal``."""
+
+    def __init__(
+        self, files: Files, directory: str, config: LogConfig, manifest: Manifest, control: Control,
+        ring: RingWriter, producers: Producers, folder: str, end: int, last_index: int, last_term: int,
+    ) -> None:  # fmt: skip
+        self.files, self.directory, self.config, self.manifest = files, directory, config, manifest
+        self.control, self.ring, self.producers, self.folder = control, ring, producers, folder
+        self.log_id, self.generation = manifest.log_id, manifest.generation
+        self.end = self.copied = self.published = self.written = self.durable = end
+        self.next_index, self.last_term = last_index + 1, last_term
+        self.published_index = self.durable_index = last_index
+        self.vouched = end  # durable position stated by the newest record header
+        self.tail_entries_end = end  # end of the newest record that holds entries
+        self.predecessor = ("", 0)  # shm folder and generation of the writer before
+        self.failure: SyncFailed | None = None
+        self.job: FlushJob | None = None
+        self.segment: SegmentWriter | None = None
+        self.index: ActiveIndex | None = None
+        self._parts: list[bytes] = []
+        self._slots: list[bytes] = []
+        self._slots_from = self.next_index
+        self._limit = 0  # stream position that a record in the active segment may reach
+        self._index_limit = 0  # first entry index beyond the active index
+        self.appends = self.entries = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
+
+    # ------------------------------------------------------------ append
+    def fits(self, body_bytes: int, count: int) -> bool:
+        """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
+        unflushed = self.end + fmt.RECORD_BYTES + body_bytes - self.durable
+        if unflushed > self.config.buffered_bytes_limit:
+            return False
+        limit = self.config.max_buffered_entries
+        return limit is None or self.unflushed_entries + count <= max(limit, count)
+
+    def needs_roll(self, body_bytes: int, count: int) -> bool:
+        """Whether the record needs a new segment."""
+        return self.end + fmt.RECORD_BYTES + body_bytes > self._limit or self.next_index + count > self._index_limit
+
+    def append(self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int) -> int:
+        """Assign the next ``count`` indexes to a verified batch; returns the first.  Visible after a publish.
+
+        The caller has asked :meth:`fits` and :meth:`needs_roll`, and checked the term.
+        """
+        first = self.next_index
+        header = fmt.pack_record_header(
+            body_crc, len(body), count, fmt.KIND_ENTRIES, self.log_id, self.generation,
+            first, term, self.end, self.durable, producer, sequence,
+        )  # fmt: skip
+        self._parts += (header, body)
+        self._slots.append(pack_slot(self.end) * count)
+        self.end += fmt.RECORD_BYTES + len(body)
+        self.tail_entries_end = self.end
+        self.next_index = first + count
+        self.last_term = term
+        self.vouched = self.durable
+        self.appends += 1
+        self.entries += count
+        self.bytes += len(body)
+        if producer:
+            self.producers.record(producer, sequence, Outcome(first, count, term))
+        return first
+
+    def mark(self) -> None:
+        """Append a record without entries whose header vouches for everything durable so far."""
+        self._parts.append(fmt.pack_record_header(
+            0, 0, 0, fmt.KIND_MARK, self.log_id, self.generation,
+            self.next_index, self.last_term, self.end, self.durable, 0, 0,
+        ))  # fmt: skip
+        self.end += fmt.RECORD_BYTES
+        self.vouched = self.durable
+        self.marks += 1
+
+    @property
+    def unflushed_entries(self) -> int:
+        """Entries appended but not covered by an fsync."""
+        return self.next_index - 1 - self.durable_index
+
+    @property
+    def wants_mark(self) -> bool:
+        """Whether everything is durable but no record says so yet."""
+        return self.vouched < self.tail_entries_end <= self.durable and self.end == self.durable
+
+    # ------------------------------------------------------------ memory
+    def copy_to_ring(self) -> None:
+        """Bytes, then index slots: in place, but below no published cursor yet."""
+        if self._parts:
+            self.ring.write(self.copied, b"".join(self._parts))
+            self._parts.clear()
+            self.copied = self.end
+        if self._slots:
+            assert self.index is not None
+            self.index.write(self._slots_from, b"".join(self._slots))
+            self._slots.clear()
+            self._slots_from = self.next_index
+
+    def publish(self) -> None:
+        """Let readers see everything that was copied to the ring."""
+        control = self.control
+        # RELEASE: ring bytes and index slots were stored before; whoever ACQUIREs `published` sees them.  It is
+        # the commit word: recovery takes nothing past it.  last_index follows it, so that an index which is
+        # visible is always below `published`; SEQ_CST because followers' doorbells hang on it.
+        control.published.store(self.copied, shm.RELEASE)
+        control.last_term.store(self.last_term, shm.RELAXED)
+        control.last_index.store(self.next_index - 1, shm.SEQ_CST)
+        self.published, self.published_index = self.copied, self.next_index - 1
+        control.appends.store(self.appends, shm.RELAXED)
+        control.entries.store(self.entries, shm.RELAXED)
+        control.bytes.store(self.bytes, shm.RELAXED)
+        self._tell_unflushed()
+
+    def _tell_unflushed(self) -> None:
+        self.control.unflushed_entries.store(self.unflushed_entries, shm.RELAXED)
+        self.control.unflushed_bytes.store(self.end - self.durable, shm.RELAXED)
+
+    # ------------------------------------------------------------ disk
+    def flush(self) -> None:
+        """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good."""
+        self.copy_to_ring()
+        self.finish_job()
+        if self.copied > self.durable:
+            self.job = self.make_job()
+            self.job.run()
+            self.finish_job()
+
+    def make_job(self) -> FlushJob:
+        """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""
+        assert self.segment is not None
+        if self.failure is not None:
+            raise self.failure
+        pieces = self.ring.slices(self.written, self.copied)
+        job = FlushJob(self.segment, self.written, pieces, self.copied, self._index_at_copied)
+        self.written = self.copied
+        self.control.written.store(self.written, shm.RELAXED)
+        return job
+
+    @property
+    def _index_at_copied(self) -> int:
+        return self._slots_from - 1
+
+    def finish_job(self) -> None:
+        """Wait for the job that runs, if any, and take over its result: raise the durable frontier, or fail for good."""
+        job = self.job
+        if job is None:
+            return
+        if job.finished is not None:
+            job.finished.wait()
+        self.job = None
+        self.fsyncs += 1
+        self.fsync_ns += int(job.seconds * 1e9)
+        self.control.fsyncs.store(self.fsyncs, shm.RELAXED)
+        self.control.fsync_ns.store(self.fsync_ns, shm.RELAXED)
+        if job.error is not None:
+            self.fail(job.error)
+            assert self.failure is not None
+            raise self.failure
+        self.durable, self.durable_index = job.end, job.last_index
+        # RELEASE then SEQ_CST: a reader that sees durable_index may rely on the fsync that preceded both.
+        self.control.durable.store(self.durable, shm.RELEASE)
+        self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
+        self._tell_unflushed()
+
+    def fail(self, error: OSError) -> None:
+        """Latch FAILED.  The kernel may report success on the same pages afterwards: never try again on them."""
+        where = self.segment.path if self.segment is not None else self.directory
+        self.failure = SyncFailed(
+            f"writing or syncing {where} failed ({error.strerror or error}); the log is read-only now. What was "
+            "acknowledged stays readable. Check the disk, then restart the writer: it re-reads everything.",
+            errno=error.errno or errno.EIO,
+        )
+        self.control.state.store(layout.STATE_FAILED, shm.SEQ_CST)
+        self.manifest.failed, self.manifest.durable = True, self.durable
+        try:
+            save(self.files, self.directory, self.manifest)
+        except (OSError, RaftLogError):
+            pass  # the control block holds the latch too; of a disk that takes nothing, no more can be asked
+
+    # ------------------------------------------------------------ segments
+    def roll(self, body_bytes: int = 0, count: int = 0, *, carried: Carried | None = None) -> None:
+        """Seal the active segment and start the next, with room for a record of this size.
+
+        ``carried`` (only right after recovery) goes to the head of the new segment, durable before it is listed.
+
+        Raises :class:`DiskFull` with nothing changed if there is no space, :class:`SyncFailed` for good.
+        """
+        self.flush()
+        if self.config.strategy == "mem_first" or self.published < self.copied:
+            self.publish()
+        snapshot = self.producers.snapshot(self.ring.ring_bytes // 4)
+        if carried is not None:
+            body_bytes, count = len(carried.data), len(carried.slots) // fmt.SLOT_BYTES
+        segment, info = self._create_segment(len(snapshot) + 2 * fmt.RECORD_BYTES + body_bytes, count)
+        index = None
+        try:
+            index = self._create_index(info)
+            if self.segment is not None and not self.manifest.segments[-1].sealed:
+                self._seal_active()
+            if carried is not None:
+                segment.write(self.end, [carried.data])
+                segment.sync()
+            self.manifest.segments.append(info)
+            self.manifest.next_segment_id = info.segment_id + 1
+            self.manifest.durable = self.durable
+            save(self.files, self.directory, self.manifest)
+        except OSError as error:
+            segment.close()
+            if index is not None:
+                index.close()
+            if self.manifest.segments and self.manifest.segments[-1] == info:
+                self.manifest.segments.pop()
+                self.manifest.next_segment_id = info.segment_id
+            self._limit = 0  # the old segment may be sealed by now: the next append has to roll, too
+            raise self._space_error(error, segment.path) from error
+        self._adopt(segment, index, info)
+        if carried is not None:
+            index.write(info.base_index, carried.slots)
+            self.end += len(carried.data)
+            self.copied = self.published = self.written = self.durable = self.tail_entries_end = self.end
+            self.next_index, self.last_term = carried.last_index + 1, carried.last_term
+            self.published_index = self.durable_index = carried.last_index
+            self._slots_from = self.next_index
+            self.ring.skip_to(self.end)
+            self.control.durable.store(self.end, shm.RELEASE)
+            self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
+        self._write_snapshot(snapshot)
+
+    def _create_segment(self, record_bytes: int, count: int) -> tuple[SegmentWriter, SegmentInfo]:
+        config = self.config
+        file_bytes = max(config.segment_bytes, fmt.DATA_OFFSET + record_bytes)
+        info = SegmentInfo(
+            segment_id=self.manifest.next_segment_id, generation=self.generation, base_index=self.next_index,
+            start=self.end, previous_end=self._previous_end(), previous_term=self.last_term,
+            file_bytes=file_bytes, index_slots=max(file_bytes // 64, 1 << 16, count),
+        )  # fmt: skip
+        header = fmt.SegmentHeader(
+            self.log_id, info.segment_id, info.generation, info.base_index, info.start,
+            info.previous_end, info.previous_term, info.file_bytes, info.index_slots,
+        )  # fmt: skip
+        path = join(self.directory, fmt.segment_name(info.segment_id))
+        self.files.unlink(path)  # of a creation that failed before the manifest knew of it
+        try:
+            segment = SegmentWriter(self.files, path, header)
+            self.files.sync_dir(self.directory)
+        except OSError as error:
+            raise self._space_error(error, path) from error
+        return segment, info
+
+    def _previous_end(self) -> int:
+        segments = self.manifest.segments
+        if self.segment is not None:
+            return self.end
+        return (segments[-1].end or 0) if segments else self.end
+
+    def _space_error(self, error: OSError, path: str) -> RaftLogError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DiskFull(
+                f"no space for {path}: nothing was appended. What was acknowledged stays readable; "
+                "free space (or purge the log) and append again.", errno=error.errno,
+            )  # fmt: skip
+        self.fail(error)
+        assert self.failure is not None
+        return self.failure
+
+    def _create_index(self, info: SegmentInfo) -> ActiveIndex:
+        path = join(self.folder, fmt.active_index_name(self.generation, info.segment_id))
+        return ActiveIndex(path, info.base_index, info.index_slots)
+
+    def _seal_active(self) -> None:
+        """The active segment's data is durable: write its index file, then its seal; state it in the manifest."""
+        assert self.segment is not None and self.index is not None
+        info = self.manifest.segments[-1]
+        last_index = self.next_index - 1
+        path = join(self.directory, fmt.index_name(info.segment_id))
+        write_sealed(self.files, path, self.log_id, info.segment_id, info.base_index, self.index.used(last_index))
+        self.segment.seal(self.end, last_index, self.last_term)
+        self.manifest.segments[-1] = info.finished(self.end, last_index, self.last_term)
+
+    def _adopt(self, segment: SegmentWriter, index: ActiveIndex, info: SegmentInfo) -> None:
+        old_segment, old_index = self.segment, self.index
+        self.segment, self.index = segment, index
+        self._limit = segment.end_limit
+        self._index_limit = info.base_index + info.index_slots
+        self._slots_from = info.base_index
+        self.rolls += 1
+        control = self.control
+        control.active_segment.store(info.segment_id, shm.RELAXED)
+        control.active_base.store(info.base_index, shm.RELAXED)
+        control.active_start.store(info.start, shm.RELAXED)
+        control.segments.store(len(self.manifest.segments), shm.RELAXED)
+        control.rolls.store(self.rolls, shm.RELAXED)
+        # RELEASE: manifest, index file and the words above are in place; a reader that sees the new version
+        # rereads them.  No entry of the new segment is published before this store.
+        control.catalog_version.store(control.catalog_version.load(shm.RELAXED) + 1, shm.RELEASE)
+        if old_segment is not None:
+            old_segment.close()
+        if old_index is not None:
+            old_index.close()
+
+    def _write_snapshot(self, snapshot: bytes) -> None:
+        """The exactly-once table opens the segment, so that recovery never needs an older one."""
+        self._parts += (
+            fmt.pack_record_header(
+                fmt.crc32c(snapshot), len(snapshot), 0, fmt.KIND_PRODUCERS, self.log_id, self.generation,
+                self.next_index, self.last_term, self.end, self.durable, 0, 0,
+            ),
+            snapshot,
+        )  # fmt: skip
+        self.end += fmt.RECORD_BYTES + len(snapshot)
+        self.vouched = self.durable
+        self.copy_to_ring()
+        if self.config.strategy == "mem_first":
+            self.publish()
+
+    # ------------------------------------------------------------ end
+    def close(self, *, clean: bool) -> None:
+        """Release everything; ``clean``: flush, seal, and say so in the manifest."""
+        if clean and self.failure is None:
+            self.flush()
+            self.publish()
+            self._seal_active()
+            self.manifest.durable, self.manifest.clean = self.durable, True
+            save(self.files, self.directory, self.manifest)
+        if self.segment is not None:
+            self.segment.close()
+        if self.index is not None and clean and self.failure is None:
+            self.index.close()
+        self.ring.close()

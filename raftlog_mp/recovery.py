@@ -1,0 +1,398 @@
+"""Recovery: scan -> findings -> plan -> apply.  One algorithm for start-up, for readers without a writer, for check.
+
+``scan`` and ``make_plan`` only read.  ``apply_plan`` is the only part that changes files, and it changes
+them so that running it again after a crash at any point leads to the same log.  The decisions are the
+tables of ``recovery_table.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from crc32c import crc32c
+
+from . import format as fmt
+from . import recovery_table as table
+from . import shm
+from .catalog import Catalog, SegmentInfo
+from .control import Control, open_control
+from .files import Files, join
+from .format import RecordHeader, SegmentHeader
+from .index import write_sealed
+from .manifest import Manifest, shm_folder
+from .producers import Outcome, Producers
+from .ring import RingReader
+from .segment import Scan, proves, scan_records, seal_segment
+from .types import PersistenceStrategy
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence about one file, with the row that decided it."""
+
+    letter: str
+    action: str
+    file: str
+    sentence: str
+    offset: int | None = None
+    first_index: int | None = None
+    last_index: int | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What opening this log means: where it ends, and what has to be done to the files first."""
+
+    findings: list[Finding] = field(default_factory=list)
+    segments: list[SegmentInfo] = field(default_factory=list)  # sealed ones, as the manifest will state them
+    tail: SegmentInfo | None = None  # the newest segment while it is unsealed
+    end: int = 0
+    last_index: int = 0
+    last_term: int = 0
+    cut: bool = False  # the tail's bytes past `end` go to quarantine
+    file_end: int = 0  # where the files end; [file_end, end) comes from the ring
+    file_last_index: int = 0
+    file_last_term: int = 0
+    ring_bytes: bytes = b""
+    ring_slots: bytes = b""  # index slots of the entries in ring_bytes
+    ring_to_new_segment: bool = False  # FAILED: not onto the same pages
+    loss_possible: bool = False
+    refusal: Finding | None = None
+    producers: Producers = field(default_factory=Producers)
+    slots: bytes = b""  # index slots of the unsealed tail
+    reseal: list[SegmentInfo] = field(default_factory=list)
+    evidence: str | None = None
+
+    def refuse(self) -> None:
+        """Raise the refusal, if there is one."""
+        if self.refusal is not None:
+            found = self.refusal
+            raise fmt.corrupt(
+                f"{found.file}: {found.sentence} (row {found.letter}), offset {found.offset}",
+                segment=found.file, offset=found.offset, first_index=found.first_index,
+                last_index=found.last_index, term=self.last_term,
+            )  # fmt: skip
+
+
+class OldControl:
+    """Control block and ring of the generation in the manifest, as far as they can be believed."""
+
+    def __init__(self, directory: str, manifest: Manifest) -> None:
+        folder = shm_folder(directory, manifest)
+        self.control: Control | None = None
+        self.ring: RingReader | None = None
+        self.same_boot, self.published, self.durable = True, 0, 0
+        self.trusted = self.failed = False
+        try:
+            control = open_control(join(folder, fmt.control_name(manifest.generation)))
+        except (FileNotFoundError, ValueError):
+            return
+        self.control = control
+        words = control.snapshot()
+        self.same_boot = (words["boot_id_high"], words["boot_id_low"]) == shm.boot_id() != (0, 0)
+        mine = words["log_id"] == manifest.log_id and words["generation"] == manifest.generation
+        if not (mine and self.same_boot):
+            return
+        self.durable, self.published = words["durable"], words["published"]
+        self.failed = words["state"] == 2
+        try:
+            mapping = shm.open_file(join(folder, fmt.ring_name(manifest.generation)))
+        except (FileNotFoundError, ValueError):
+            return
+        if mapping.length != words["ring_bytes"]:
+            mapping.close()
+            return
+        self.ring = RingReader(mapping, control.floor)
+        self.trusted = True
+
+    def close(self) -> None:
+        """Unmap."""
+        if self.ring is not None:
+            self.ring.close()
+        if self.control is not None:
+            self.control.close()
+
+
+def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: bool = False) -> Plan:
+    """Look at everything and decide.  Reads only.
+
+    ``fresh_reads`` (the writer's start-up) fsyncs the unsealed tail and drops its cached pages first, so that
+    the decision rests on what the device holds and not on pages that a failed write-back left behind.
+    """
+    old = OldControl(directory, manifest)
+    try:
+        plan = Plan(segments=[])
+        _scan_files(files, directory, manifest, old, plan, fresh_reads)
+        if plan.refusal is None and manifest.strategy == PersistenceStrategy.MEM_FIRST:
+            _decide_ring(manifest, old, plan)
+        return plan
+    finally:
+        old.close()
+
+
+def _note(plan: Plan, row: table.Row, file: str, **where: Any) -> None:
+    finding = Finding(row.letter, row.action, file, row.sentence, **where)
+    plan.findings.append(finding)
+    if row.action == table.REFUSE and plan.refusal is None:
+        plan.refusal = finding
+
+
+def _scan_files(
+    files: Files, directory: str, manifest: Manifest, old: OldControl, plan: Plan, fresh_reads: bool
+) -> None:
+    plan.last_index, plan.last_term = manifest.purged_index, manifest.purged_term
+    plan.end = manifest.durable if not manifest.segments else 0
+    previous: SegmentInfo | None = None
+    for at, info in enumerate(manifest.segments):
+        gap = previous is not None and bool(Catalog([previous, info]).check())
+        inspection = _Inspection(files, directory, manifest, old, info, last=at == len(manifest.segments) - 1, gap=gap)
+        inspection.look(fresh_reads)
+        _conclude(plan, inspection)
+        previous = info
+    plan.file_end, plan.file_last_index, plan.file_last_term = plan.end, plan.last_index, plan.last_term
+    for name in _orphans(files, directory, manifest):
+        plan.findings.append(Finding("G", table.RECREATE, name, "an unfinished roll left this file; it holds no entry"))
+
+
+def _orphans(files: Files, directory: str, manifest: Manifest) -> list[str]:
+    """Segments on disk that the manifest does not know: a roll that a crash interrupted."""
+    known = {fmt.segment_name(info.segment_id) for info in manifest.segments}
+    names = [name for name in files.list_dir(directory) if name.endswith(".seg") and name not in known]
+    return [name for name in names if int(name.split(".")[0], 16) >= manifest.next_segment_id]
+
+
+class _Inspection:
+    """Everything found out about one segment: the facts for the table, and what the walk collected."""
+
+    def __init__(
+        self, files: Files, directory: str, manifest: Manifest, old: OldControl, info: SegmentInfo,
+        *, last: bool, gap: bool,
+    ) -> None:  # fmt: skip
+        self.files, self.manifest, self.info = files, manifest, info
+        self.name = fmt.segment_name(info.segment_id)
+        self.path = join(directory, self.name)
+        self.mark = max(manifest.durable, old.durable) if last else 0
+        self.failed = last and (manifest.failed or old.failed)
+        self.facts: dict[str, Any] = {
+            "last": last, "gap": gap, "failed": self.failed, "before_marks": self.mark > info.start,
+        }  # fmt: skip
+        self.seal: fmt.Seal | None = None
+        self.scan: Scan | None = None
+        self.slots: list[bytes] = []
+        self.producers = Producers()
+        self.evidence: str | None = None
+
+    def look(self, fresh_reads: bool) -> None:
+        """Read the segment as far as no seal vouches for it."""
+        try:
+            with self.files.opened(self.path) as fd:
+                self._look(fd, fresh_reads)
+        except FileNotFoundError:
+            self.facts["present"] = False
+        except OSError:
+            self.facts["readable"] = False
+
+    def _look(self, fd: int, fresh_reads: bool) -> None:
+        files, info, facts = self.files, self.info, self.facts
+        if fresh_reads and not info.sealed:
+            files.sync_all(fd)
+            files.drop_cache(fd)
+        size = files.size(fd)
+        header = fmt.read_segment_header(files.pread(fd, fmt.BLOCK_BYTES, 0), self.path)
+        facts["header"] = header == expected_header(self.manifest, info)
+        seal = fmt.read_seal(files.pread(fd, 512, fmt.SEAL_OFFSET), self.path)
+        if seal is not None and seal[:4] == (self.manifest.log_id, info.segment_id, info.generation, info.base_index):
+            self.seal = seal
+        facts["present"] = size >= info.size_due(self.seal.end if self.seal else None)
+        facts["seal"] = (
+            self.seal is not None and facts["present"] and facts["header"]
+            and info.end in (None, self.seal.end) and self.seal.end >= self.mark
+        )  # fmt: skip
+        if not facts["present"] or (facts["seal"] and (info.sealed or self.manifest.clean)):
+            return
+        if fresh_reads:
+            for offset in range(0, size, 1 << 20):
+                files.pread(fd, 1 << 20, offset)  # an unreadable block is an error here, and SIGBUS in a mapping
+        data = files.map(fd, size)
+        try:
+            self._walk(data)
+        finally:
+            data.close()
+        if self.scan is not None and self.scan.stop == fmt.BAD:
+            bad = files.pread(fd, 4096, self.offset)
+            self.evidence = f"{info.segment_id:016x}:{self.scan.end}:{crc32c(bad):08x}"
+            facts["seen_before"] = self.evidence in self.manifest.evidence
+
+    @property
+    def offset(self) -> int:
+        """Byte in the file where the good prefix ends."""
+        return 0 if self.scan is None else fmt.DATA_OFFSET + self.scan.end - self.info.start
+
+    def _walk(self, data: Any) -> None:
+        header = expected_header(self.manifest, self.info)
+        scan = scan_records(data, header, self.info.generation, limit=self.info.end, on_record=self._on_record)
+        self.mark = max(self.mark, scan.mark)
+        self.facts.update(
+            records=scan.records > 0 or scan.valid_after > 0, stop=scan.stop, damaged=scan.end < self.mark,
+            whole=self.info.end is not None and scan.end == self.info.end,
+        )  # fmt: skip
+        if self.failed and scan.end > self.mark:
+            # Row I: only what was durable counts; collect anew up to the mark, which is a record border.
+            self.slots, self.producers = [], Producers()
+            limited = scan_records(data, header, self.info.generation, limit=self.mark, on_record=self._on_record)
+            scan = limited._replace(stop=scan.stop)
+        self.scan = scan
+
+    def _on_record(self, record: RecordHeader, body: bytes) -> None:
+        absorb_record(record, body, self.slots, self.producers)
+
+
+def absorb_record(record: RecordHeader, body: bytes, slots: list[bytes], producers: Producers) -> None:
+    """Take a proved record into index slots and the exactly-once table."""
+    if record.kind == fmt.KIND_ENTRIES:
+        slots.append(record.position.to_bytes(8, "little") * record.count)
+        if record.producer:
+            producers.record(record.producer, record.sequence, Outcome(record.base_index, record.count, record.term))
+    elif record.kind == fmt.KIND_PRODUCERS:
+        producers.restore(body)
+
+
+def expected_header(manifest: Manifest, info: SegmentInfo) -> SegmentHeader:
+    """The header that the segment's file must have."""
+    return SegmentHeader(
+        manifest.log_id, info.segment_id, info.generation, info.base_index, info.start,
+        info.previous_end, info.previous_term, info.file_bytes, info.index_slots,
+    )  # fmt: skip
+
+
+def _conclude(plan: Plan, seen: _Inspection) -> None:
+    info, scan, seal = seen.info, seen.scan, seen.seal
+    row = table.decide_segment(table.SegmentFacts(**seen.facts))
+    where: dict[str, Any] = {"offset": seen.offset, "first_index": info.base_index, "last_index": info.last_index}
+    if scan is not None and row.action != table.TRUST:
+        where["first_index"] = scan.last_index + 1
+    _note(plan, row, seen.name, **where)
+    plan.producers = seen.producers
+    if info.sealed or row.action == table.TRUST:
+        sealed = info
+        if not info.sealed and seal is not None:
+            sealed = info.finished(seal.end, seal.last_index, seal.last_term)
+        plan.segments.append(sealed)
+        plan.end, plan.last_index, plan.last_term = sealed.end or 0, sealed.last_index or 0, sealed.last_term or 0
+        if row.action == table.FINISH:
+            plan.reseal.append(sealed)
+    elif scan is not None and row.action != table.RECREATE:  # kept or cut; when refused, readers may still serve the good prefix
+        plan.tail = info
+        plan.slots = b"".join(seen.slots)
+        plan.end, plan.last_index, plan.last_term = scan.end, scan.last_index, scan.last_term
+        plan.cut = row.action in (table.CUT, table.CUT_AT_MARK)
+        plan.ring_to_new_segment = row.action == table.CUT_AT_MARK
+        plan.evidence = seen.evidence if row.action == table.CUT else None
+
+
+def _decide_ring(manifest: Manifest, old: OldControl, plan: Plan) -> None:
+    """Rows P to T: what of the acknowledged suffix is only in the ring."""
+    data, good = b"", False
+    if old.trusted and old.ring is not None and old.published > plan.end:
+        data = old.ring.copy(plan.end, old.published) or b""
+        good = bool(data) and _prove_ring(data, manifest, plan)
+    facts = table.RingFacts(
+        clean=manifest.clean and plan.tail is None, trusted=old.trusted, covered=old.published <= plan.end,
+        proves=good, same_boot=old.same_boot,
+    )  # fmt: skip
+    row = table.decide_ring(facts)
+    _note(plan, row, fmt.ring_name(manifest.generation), first_index=plan.last_index + 1, offset=plan.end)
+    plan.loss_possible = row.action == table.OPEN_WITH_LOSS
+    if row.action == table.REPLAY:
+        plan.ring_bytes = data
+        plan.ring_to_new_segment = plan.ring_to_new_segment or plan.tail is None
+        slots: list[bytes] = []
+        for record, body in ring_records(data, plan.end) or []:
+            absorb_record(record, body, slots, plan.producers)
+            plan.last_index, plan.last_term = record.last_index, record.term
+        plan.end += len(data)
+        plan.ring_slots = b"".join(slots)
+
+
+def ring_records(data: bytes, position: int) -> list[tuple[RecordHeader, bytes]] | None:
+    """The records in ``data``, each proved and at its own position; None if anything is off."""
+    records, at = [], 0
+    while at < len(data):
+        if at + fmt.RECORD_BYTES > len(data):
+            return None
+        fields = fmt.RECORD_HEADER.unpack_from(data, at)
+        body = data[at + fmt.RECORD_BYTES : at + fmt.RECORD_BYTES + fields[3]]
+        if not proves(fields, body) or fields[11] != position + at:
+            return None
+        records.append((RecordHeader._make(fields), body))
+        at += fmt.RECORD_BYTES + len(body)
+    return records
+
+
+def _prove_ring(data: bytes, manifest: Manifest, plan: Plan) -> bool:
+    records = ring_records(data, plan.end)
+    if records is None:
+        return False
+    next_index, term = plan.last_index + 1, plan.last_term
+    for record, _ in records:
+        if record.log_id != manifest.log_id or record.base_index != next_index or record.term < term:
+            return False
+        next_index, term = next_index + record.count, record.term
+    return True
+
+
+# ---------------------------------------------------------------- apply
+def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan) -> None:
+    """Carry the plan out on the files and bring ``manifest`` (not yet saved) up to it: every live segment is sealed.
+
+    The order makes it repeatable: bytes aside first, then the data, then the seal; the manifest that states
+    it all is saved by the caller, and until then a second run finds the same or a finished state.
+    """
+    plan.refuse()
+    for finding in plan.findings:
+        if finding.action == table.RECREATE:
+            _set_aside(files, directory, finding.file, 0)
+            files.unlink(join(directory, finding.file))
+    for info in plan.reseal:
+        with files.opened(join(directory, fmt.segment_name(info.segment_id)), write=True) as fd:
+            seal_segment(files, fd, expected_header(manifest, info), info.end or 0, info.last_index or 0, info.last_term or 0)
+    segments = list(plan.segments)
+    if plan.tail is not None:
+        segments.append(_finish_tail(files, directory, manifest, plan, plan.tail))
+    manifest.segments = segments
+    manifest.durable = plan.file_end if plan.ring_to_new_segment else plan.end
+    manifest.failed = False
+    manifest.loss_possible = plan.loss_possible
+    if plan.evidence is not None:
+        manifest.evidence = [*manifest.evidence[-63:], plan.evidence]
+    files.sync_dir(directory)
+
+
+def _finish_tail(files: Files, directory: str, manifest: Manifest, plan: Plan, tail: SegmentInfo) -> SegmentInfo:
+    name = fmt.segment_name(tail.segment_id)
+    if plan.cut:
+        _set_aside(files, directory, name, fmt.DATA_OFFSET + plan.file_end - tail.start)
+    end, last_index, last_term, slots = plan.end, plan.last_index, plan.last_term, plan.slots + plan.ring_slots
+    if plan.ring_to_new_segment:
+        end, last_index, last_term, slots = plan.file_end, plan.file_last_index, plan.file_last_term, plan.slots
+    with files.opened(join(directory, name), write=True) as fd:
+        if end > plan.file_end:
+            files.pwrite(fd, plan.ring_bytes, fmt.DATA_OFFSET + plan.file_end - tail.start)
+        files.sync_all(fd)
+        write_sealed(
+            files, join(directory, fmt.index_name(tail.segment_id)), manifest.log_id, tail.segment_id,
+            tail.base_index, slots,
+        )  # fmt: skip
+        seal_segment(files, fd, expected_header(manifest, tail), end, last_index, last_term)
+    return tail.finished(end, last_index, last_term)
+
+
+def _set_aside(files: Files, directory: str, name: str, offset: int) -> None:
+    """Keep a copy of everything from ``offset`` on (trailing zeros left out) in ``quarantine/``.  Durable on return."""
+    folder = join(directory, fmt.QUARANTINE_NAME)
+    files.make_dir(folder)
+    with files.opened(join(directory, name)) as fd:
+        data = files.pread(fd, files.size(fd), offset).rstrip(b"\0")
+    if data:
+        files.write_file(join(folder, f"{name}.{offset}.{crc32c(data):08x}"), data)

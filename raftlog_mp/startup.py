@@ -1,0 +1,176 @@
+"""Opening a log for writing: create it if it is new, recover it if it is not, begin a new generation."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import uuid
+
+from . import errors, hard_state, layout, manifest, probe, shm, wakeup
+from . import format as fmt
+from .config import LogConfig
+from .control import create_control, open_control
+from .files import Files, join
+from .journal import Carried, Journal
+from .manifest import Manifest, shm_folder
+from .recovery import Plan, apply_plan, make_plan
+from .ring import RingWriter
+
+logger = logging.getLogger(__name__)
+
+# What may stand in a directory before the manifest does: a creation that a crash interrupted.
+_OWN_NAMES = {
+    fmt.LOCK_NAME, fmt.START_NAME, fmt.HARD_STATE_NAME, fmt.WRITER_LOG_NAME, fmt.SOCKET_NAME, fmt.SHM_NAME,
+    fmt.MANIFEST_NAME + fmt.TEMPORARY_SUFFIX, fmt.HARD_STATE_NAME + fmt.TEMPORARY_SUFFIX,
+}  # fmt: skip
+
+
+def check_place(files: Files, directory: str, *, create: bool) -> bool:
+    """Whether there is a log at ``directory`` (False: a new one may be created).  Raises what speaks against it."""
+    try:
+        if not files.is_dir(directory):
+            if files.exists(directory):
+                raise errors.NotALog(f"{directory} is a file, not the directory of a log; give a directory")
+            if not create:
+                raise manifest.missing(files, directory)
+            return False
+        if files.exists(manifest.manifest_path(directory)):
+            return True
+        foreign = [name for name in files.list_dir(directory) if name not in _OWN_NAMES]
+        if not create or foreign:
+            raise manifest.missing(files, directory)
+    except NotADirectoryError:
+        raise errors.NotALog(f"a part of {directory} is a file; give the directory of a log") from None
+    except PermissionError:
+        raise errors.AccessDenied(f"{directory} cannot be read by user {wakeup.user_id()}") from None
+    return False
+
+
+def prepare_directory(files: Files, directory: str) -> None:
+    """Make the directory if it is missing; refuse one that this user may not write."""
+    try:
+        files.make_dir(directory)
+    except PermissionError:
+        raise errors.AccessDenied(f"{directory} cannot be created by user {wakeup.user_id()}") from None
+    except NotADirectoryError:
+        raise errors.NotALog(f"a part of {directory} is a file; give the directory of a log") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.DiskFull(f"no space to create {directory}", errno=error.errno) from None
+        raise errors.NotALog(f"{directory} cannot be created: {error.strerror}") from None
+    if not files.writable_dir(directory):
+        raise errors.AccessDenied(f"{directory} cannot be written by user {wakeup.user_id()}; give a directory of your own")
+
+
+def open_journal(files: Files, directory: str, config: LogConfig | None) -> tuple[Journal, Plan]:
+    """Recover the log and begin a new generation.  The caller holds the log's lock.
+
+    An explicit ``config`` wins over the stored one and is stored.  Raises :class:`CorruptLog` with nothing changed.
+    """
+    try:
+        if not check_place(files, directory, create=True):
+            _create_log(files, directory, config or LogConfig())
+        found = manifest.load(files, directory)
+        effective = config if config is not None else LogConfig.from_dict(found.config)
+        _check_filesystem(directory, effective)
+        hard = hard_state.load(files, directory)
+        plan = make_plan(files, directory, found, fresh_reads=True)
+        plan.refuse()
+        journal = _begin_generation(files, directory, found, effective, plan)
+    except OSError as error:
+        if isinstance(error, errors.RaftLogError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.DiskFull(f"no space to open {directory}: {error}", errno=error.errno) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise errors.AccessDenied(f"{directory} cannot be written: {error}") from error
+        raise errors.SyncFailed(f"opening {directory} failed: {error}", errno=error.errno) from error
+    journal.control.hard_term.store(hard.term, shm.RELAXED)
+    return journal, plan
+
+
+def _create_log(files: Files, directory: str, config: LogConfig) -> None:
+    """Lay out an empty log.  The manifest comes last: with it the log exists, without it nothing was promised."""
+    hard_state.create(files, directory)
+    fresh = Manifest(
+        uuid=str(uuid.uuid4()), log_id=wakeup.random_u64(), config=config.as_dict(),
+        strategy=config.strategy.value, shm_dir=config.shm_dir,
+    )  # fmt: skip
+    manifest.save(files, directory, fresh)
+
+
+def _check_filesystem(directory: str, config: LogConfig) -> None:
+    kind = probe.filesystem(directory)
+    if kind not in probe.LOCAL_FILESYSTEMS and not config.allow_any_filesystem:
+        raise errors.ConfigError(
+            f"{directory} is on a {kind or 'nameless'} file system, where fsync, locks and shared mappings cannot be "
+            "relied on. Use a local one (ext4, xfs ...), or set allow_any_filesystem=True if you know better.",
+            field="allow_any_filesystem", value=False, allowed="a local file system, or True",
+        )  # fmt: skip
+
+
+def _begin_generation(files: Files, directory: str, found: Manifest, config: LogConfig, plan: Plan) -> Journal:
+    old_folder, old_generation = shm_folder(directory, found), found.generation
+    apply_plan(files, directory, found, plan)
+    dropped = [info for info in found.segments if (info.last_index or 0) < info.base_index]
+    found.segments = [info for info in found.segments if info not in dropped]
+    found.generation += 1  # durable before any record, control block or lane carries it
+    found.clean = False
+    found.config, found.strategy, found.shm_dir = config.as_dict(), config.strategy.value, config.shm_dir
+    # Carried bytes exist only in the old ring until they are durable in a new segment: a crash before that must
+    # find the old generation in the manifest, and with it that ring.  The roll below saves the new one.
+    if not (plan.ring_to_new_segment and plan.ring_bytes):
+        manifest.save(files, directory, found)
+    journal = _make_journal(files, directory, found, config, plan)
+    for info in dropped:
+        for name in (fmt.segment_name(info.segment_id), fmt.index_name(info.segment_id)):
+            files.unlink(join(directory, name))
+    journal.predecessor = (old_folder, old_generation)
+    return journal
+
+
+def _make_journal(files: Files, directory: str, found: Manifest, config: LogConfig, plan: Plan) -> Journal:
+    folder = shm_folder(directory, found)
+    shm.make_folder(folder)
+    carried = None
+    end, last_index, last_term = plan.end, plan.last_index, plan.last_term
+    if plan.ring_to_new_segment and plan.ring_bytes:
+        carried = Carried(plan.ring_bytes, plan.ring_slots, plan.last_index, plan.last_term)
+        end, last_index, last_term = plan.file_end, plan.file_last_index, plan.file_last_term
+    high, low = shm.boot_id()
+    control = create_control(join(folder, fmt.control_name(found.generation)), {
+        "log_id": found.log_id, "generation": found.generation, "boot_id_high": high, "boot_id_low": low,
+        "writer_pid": wakeup.process_id(), "ring_bytes": config.ring_bytes,
+        "published": end, "last_index": last_index, "last_term": last_term, "durable": end,
+        "durable_index": last_index, "written": end, "floor": end, "first_index": found.purged_index + 1,
+        "purged_index": found.purged_index, "purged_term": found.purged_term,
+        "commit_index": found.commit_index, "state": layout.STATE_STARTING,
+    })  # fmt: skip
+    mapping = shm.create_file(join(folder, fmt.ring_name(found.generation)), config.ring_bytes)
+    journal = Journal(
+        files, directory, config, found, control, RingWriter(mapping, control.floor, end), plan.producers, folder,
+        end, last_index, last_term,
+    )  # fmt: skip
+    journal.roll(carried=carried)
+    journal.flush()
+    journal.publish()
+    return journal
+
+
+def supersede(journal: Journal) -> None:
+    """Tell handles of the dead writer that this one serves now, then remove the dead one's shared files."""
+    (old_folder, old_generation), folder, generation = journal.predecessor, journal.folder, journal.generation
+    try:
+        old = open_control(join(old_folder, fmt.control_name(old_generation)), writable=True)
+    except (OSError, ValueError):
+        old = None
+    if old is not None:
+        # The dead writer's words are ours now: its lock is in our hands.  catalog_version is what every read looks at.
+        old.superseded_by.store(generation, shm.SEQ_CST)
+        old.catalog_version.store(old.catalog_version.load(shm.RELAXED) + (1 << 32), shm.SEQ_CST)
+        old.close()
+    keep = {fmt.control_name(generation), fmt.ring_name(generation)}
+    for place in {old_folder, folder}:
+        for name in shm.names(place):
+            if name not in keep and not name.startswith(f"index-{generation:016x}"):
+                shm.remove(join(place, name))
