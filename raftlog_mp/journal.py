@@ -95,6 +95,8 @@ class Journal:
     # ------------------------------------------------------------ append
     def fits(self, body_bytes: int, count: int) -> bool:
         """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
+        if self.end == self.durable:
+            return True  # nothing waits, and no batch is larger than half the ring
         unflushed = self.end + fmt.RECORD_BYTES + body_bytes - self.durable
         if unflushed > self.config.buffered_bytes_limit:
             return False

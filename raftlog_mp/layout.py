@@ -93,7 +93,7 @@ LANE_WORDS: dict[str, int] = {
     "magic": 0,
     "lane_bytes": 8,
     "tail": 64,  # client: cursor after the last submission
-    "wants": 128,  # client: 0 awake, else the number of this sleep (odd); rung at most once a sleep
+    "wants": 128,  # client: 0 awake, else number of this sleep << 2 | what it waits for; rung once a sleep
     "reaped": 192,  # client: every sequence up to here had its completion read
     "done": 256,  # writer: sequence of the newest completion
 }
@@ -118,6 +118,10 @@ def lane_file_bytes(lane_bytes: int) -> int:
     """Size of a lane's memfd."""
     return LANE_DATA_OFFSET + lane_bytes
 
+
+# What a sleeper waits for.
+WANTS_ANSWERS = 1  # completions in its lane
+WANTS_PROGRESS = 2  # any change of a frontier or of the state
 
 # Completion statuses.
 OK = 0

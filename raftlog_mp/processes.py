@@ -139,3 +139,15 @@ def on_signals(callback: Callable[[int, Any], None], *, interrupt: bool) -> None
 def set_switch_interval(seconds: float) -> None:
     """How long a thread may keep the GIL while another waits for it."""
     sys.setswitchinterval(seconds)
+
+
+def forget_children() -> None:
+    """In a forked child: the writers are the parent's children, and its lock may have been held."""
+    global _children_lock
+    _children_lock = threading.Lock()
+    _children.clear()
+
+
+def own_pid() -> int:
+    """This process's id."""
+    return os.getpid()

@@ -42,13 +42,17 @@ class Producers:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def connect(self, producer: int, first_unresolved: int) -> None:
-        """A client is here; everything before ``first_unresolved`` it has read and will not ask again."""
+    def connect(self, producer: int, first_unresolved: int) -> int:
+        """A client is here; everything before ``first_unresolved`` it has read and will not ask again.
+
+        Returns the highest sequence that may have been appended already: up to there :meth:`look_up` decides.
+        """
         self._connected.add(producer)
         self._windows.setdefault(producer, {})
         self._highest.setdefault(producer, first_unresolved - 1)
         self._windows.move_to_end(producer)
         self.resolved(producer, first_unresolved - 1)
+        return self._highest[producer]
 
     def resolved(self, producer: int, sequence: int) -> None:
         """The client has read every answer up to ``sequence``: it will not ask for them again."""

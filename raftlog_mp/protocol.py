@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 
 PROTOCOL_VERSION = 1
+CLIENT, READER = "client", "reader"  # roles in hello
 BELL = b"\x01"
 MESSAGE_BYTES_MAX = 1 << 16
 _MESSAGE = struct.Struct("<BI")

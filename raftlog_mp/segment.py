@@ -87,26 +87,26 @@ class SegmentReader:
 
     def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
         with files.opened(path) as fd:
-            self._data = files.map(fd, files.size(fd), populate=populate)
+            self.data = files.map(fd, files.size(fd), populate=populate)
         self.path = path
         self._shift = fmt.DATA_OFFSET - start
 
     def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
         """``(header fields, body)`` of the record at ``position``, or None if no header fits there."""
         at = position + self._shift
-        if at < fmt.DATA_OFFSET or at + fmt.RECORD_BYTES > len(self._data):
+        if at < fmt.DATA_OFFSET or at + fmt.RECORD_BYTES > len(self.data):
             return None
-        fields = fmt.RECORD_HEADER.unpack_from(self._data, at)
+        fields = fmt.RECORD_HEADER.unpack_from(self.data, at)
         at += fmt.RECORD_BYTES
-        return fields, self._data[at : at + fields[3]]
+        return fields, self.data[at : at + fields[3]]
 
     def copy(self, start: int, end: int) -> bytes:
         """The stream bytes ``[start, end)``; shorter if the file ends before."""
-        return self._data[start + self._shift : end + self._shift]
+        return self.data[start + self._shift : end + self._shift]
 
     def close(self) -> None:
         """Unmap."""
-        self._data.close()
+        self.data.close()
 
 
 def proves(fields: tuple[Any, ...], body: bytes) -> bool:

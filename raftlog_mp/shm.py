@@ -77,6 +77,12 @@ class Mapping:
             self.data.close()
 
 
+    def __del__(self) -> None:
+        # A superseded mapping goes when its last reader lets go of it; nobody else knows when that is.
+        if hasattr(self, "_view"):
+            self.close()
+
+
 def create_file(path: str, length: int) -> Mapping:
     """A new shared file, 0600, zero-filled and reserved, mapped writable.  Replaces a leftover of that name."""
     with contextlib.suppress(FileNotFoundError):

@@ -13,54 +13,11 @@ from .control import create_control, open_control
 from .files import Files, join
 from .journal import Carried, Journal
 from .manifest import Manifest, shm_folder
+from .place import check_place
 from .recovery import Plan, apply_plan, make_plan
 from .ring import RingWriter
 
 logger = logging.getLogger(__name__)
-
-# What may stand in a directory before the manifest does: a creation that a crash interrupted.
-_OWN_NAMES = {
-    fmt.LOCK_NAME, fmt.START_NAME, fmt.HARD_STATE_NAME, fmt.WRITER_LOG_NAME, fmt.SOCKET_NAME, fmt.SHM_NAME,
-    fmt.MANIFEST_NAME + fmt.TEMPORARY_SUFFIX, fmt.HARD_STATE_NAME + fmt.TEMPORARY_SUFFIX,
-}  # fmt: skip
-
-
-def check_place(files: Files, directory: str, *, create: bool) -> bool:
-    """Whether there is a log at ``directory`` (False: a new one may be created).  Raises what speaks against it."""
-    try:
-        if not files.is_dir(directory):
-            if files.exists(directory):
-                raise errors.NotALog(f"{directory} is a file, not the directory of a log; give a directory")
-            if not create:
-                raise manifest.missing(files, directory)
-            return False
-        if files.exists(manifest.manifest_path(directory)):
-            return True
-        foreign = [name for name in files.list_dir(directory) if name not in _OWN_NAMES]
-        if not create or foreign:
-            raise manifest.missing(files, directory)
-    except NotADirectoryError:
-        raise errors.NotALog(f"a part of {directory} is a file; give the directory of a log") from None
-    except PermissionError:
-        raise errors.AccessDenied(f"{directory} cannot be read by user {wakeup.user_id()}") from None
-    return False
-
-
-def prepare_directory(files: Files, directory: str) -> None:
-    """Make the directory if it is missing; refuse one that this user may not write."""
-    try:
-        files.make_dir(directory)
-    except PermissionError:
-        raise errors.AccessDenied(f"{directory} cannot be created by user {wakeup.user_id()}") from None
-    except NotADirectoryError:
-        raise errors.NotALog(f"a part of {directory} is a file; give the directory of a log") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise errors.DiskFull(f"no space to create {directory}", errno=error.errno) from None
-        raise errors.NotALog(f"{directory} cannot be created: {error.strerror}") from None
-    if not files.writable_dir(directory):
-        raise errors.AccessDenied(f"{directory} cannot be written by user {wakeup.user_id()}; give a directory of your own")
-
 
 def open_journal(files: Files, directory: str, config: LogConfig | None) -> tuple[Journal, Plan]:
     """Recover the log and begin a new generation.  The caller holds the log's lock.
@@ -144,6 +101,7 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
         "published": end, "last_index": last_index, "last_term": last_term, "durable": end,
         "durable_index": last_index, "written": end, "floor": end, "first_index": found.purged_index + 1,
         "purged_index": found.purged_index, "purged_term": found.purged_term,
+        "catalog_version": found.generation << 32,  # no two generations ever show the same version
         "commit_index": found.commit_index, "state": layout.STATE_STARTING,
     })  # fmt: skip
     mapping = shm.create_file(join(folder, fmt.ring_name(found.generation)), config.ring_bytes)
@@ -167,7 +125,7 @@ def supersede(journal: Journal) -> None:
     if old is not None:
         # The dead writer's words are ours now: its lock is in our hands.  catalog_version is what every read looks at.
         old.superseded_by.store(generation, shm.SEQ_CST)
-        old.catalog_version.store(old.catalog_version.load(shm.RELAXED) + (1 << 32), shm.SEQ_CST)
+        old.catalog_version.store(old.catalog_version.load(shm.RELAXED) + (1 << 31), shm.SEQ_CST)
         old.close()
     keep = {fmt.control_name(generation), fmt.ring_name(generation)}
     for place in {old_folder, folder}:

@@ -110,6 +110,13 @@ def receive_with_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(fds)
 
 
+def send(sock: socket.socket, data: bytes) -> None:
+    """Send a small message whole, without a signal if the peer is gone."""
+    sent = sock.send(data, socket.MSG_NOSIGNAL)
+    if sent != len(data):
+        raise BlockingIOError("peer does not read")
+
+
 def ring_bell(sock: socket.socket) -> None:
     """Wake the peer.  Never waits: a full buffer means it is being woken, a closed one means it is gone."""
     with contextlib.suppress(OSError):

@@ -1,0 +1,51 @@
+"""raftlog_mp: a durable Raft log that many Python processes on one machine share.
+
+>>> import raftlog_mp as rl
+>>> with rl.open_log("/var/lib/app/log") as log:          # doctest: +SKIP
+...     index = log.append(b"hello")                      # fsynced when it returns (DiskFirst)
+...     log.get(index).payload
+b'hello'
+"""
+
+from .config import Adaptive, Batch, Immediate, LogConfig, PressureConfig
+from .errors import (
+    AccessDenied,
+    AppendTimeout,
+    Backpressure,
+    CommittedEntry,
+    Compacted,
+    ConfigError,
+    CorruptLog,
+    DiskFull,
+    EntryTooLarge,
+    IndexGap,
+    LogClosed,
+    LogLocked,
+    LogTimeout,
+    NotALog,
+    OutcomeUnknown,
+    RaftLogError,
+    StaleTerm,
+    SyncFailed,
+    Truncated,
+    VersionMismatch,
+    WriterUnavailable,
+)
+from .log import Log, LogReader, Ticket, Writer, open_log, open_reader, start_writer, stop_writer
+from .metrics import LogStats
+from .types import Entry, HardState, LogId, PersistenceStrategy, majority_match_index
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # handles
+    "open_log", "open_reader", "start_writer", "stop_writer", "Log", "LogReader", "Writer", "Ticket", "LogStats",
+    # values
+    "Entry", "LogId", "HardState", "majority_match_index",
+    # settings
+    "LogConfig", "PersistenceStrategy", "Immediate", "Batch", "Adaptive", "PressureConfig",
+    # errors
+    "RaftLogError", "ConfigError", "EntryTooLarge", "StaleTerm", "IndexGap", "CommittedEntry", "Compacted",
+    "Truncated", "Backpressure", "LogTimeout", "AppendTimeout", "OutcomeUnknown", "WriterUnavailable", "LogLocked",
+    "LogClosed", "AccessDenied", "NotALog", "VersionMismatch", "CorruptLog", "SyncFailed", "DiskFull",
+]  # fmt: skip

@@ -1,0 +1,333 @@
+"""The client: puts submissions into its lane, reads the answers, survives the writer's death.
+
+Exactly once: every submission keeps its sequence until its answer was read.  After a reconnect the client
+sends again, in order, whatever has no answer; the writer's table tells what is in the log already.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from crc32c import crc32c
+
+from . import errors, layout, shm, wakeup
+from . import format as fmt
+from .lane import LaneProducer
+from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
+from .link import FOREVER, Link
+
+TERM_MAX = (1 << 63) - 1
+Payload = bytes | bytearray | memoryview
+
+
+class Ticket:
+    """A submission on its way.  Stays valid across writer restarts, until its outcome is known."""
+
+    __slots__ = ("_body", "_client", "_cursor", "_done", "_era", "_error", "_header", "_range", "sequence")
+
+    def __init__(self, client: Client, body: bytes, era: int) -> None:
+        self._client, self._body, self._era = client, body, era
+        self._header = b""
+        self.sequence = 0
+        self._cursor = 0
+        self._done = False
+        self._range = range(0)
+        self._error: errors.RaftLogError | None = None
+
+    def done(self) -> bool:
+        """Whether the outcome is known; never waits."""
+        return self._done or self._client.poll(self)
+
+    def result(self, timeout: float | None = None) -> range:
+        """The indexes of the appended entries.
+
+        ``timeout`` in seconds, None for ever.  Raises the reason if it was refused, :class:`AppendTimeout` if the
+        time ran out (the ticket stays alive), :class:`LogClosed` if the handle was closed or belongs to a parent.
+        """
+        if not self._done:
+            self._client.await_ticket(self, FOREVER if timeout is None else wakeup.now() + timeout)
+        if self._error is not None:
+            raise self._error
+        return self._range
+
+    def exception(self) -> errors.RaftLogError | None:
+        """Why it was refused; None if it was appended, or the outcome is not known yet."""
+        self.done()
+        return self._error
+
+    def __repr__(self) -> str:
+        state = "waiting" if not self._done else repr(self._error or self._range)
+        return f"<Ticket {self.sequence}: {state}>"
+
+
+class Client:
+    """The producing half of a handle.  Safe to use from several threads."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._limits: Any = None
+        self._start_over()
+        link.hello_fields = self._hello_fields
+        link.on_connect = self._on_connect
+        link.on_lost = self._on_lost
+        link.on_fork = self._start_over
+
+    def _start_over(self) -> None:
+        """A new producer with nothing in flight: at the start, and in a forked child."""
+        self._lock = threading.RLock()
+        self._producer = wakeup.random_u64()
+        self._next_sequence = 1
+        self._reaped = 0
+        self._pending: deque[Ticket] = deque()
+        self._lane: LaneProducer | None = None
+
+    # ------------------------------------------------------------ submitting
+    def submit(self, payloads: Iterable[Payload], term: int | None, deadline: float) -> Ticket:
+        """Put one batch into the lane.  :class:`Backpressure` at the deadline: surely not appended."""
+        entries = check_payloads(payloads)
+        era = self._link.era
+        if not entries:
+            ticket = Ticket(self, b"", era)
+            ticket._done = True
+            return ticket
+        view = self._link.view or self._link.ensure(deadline)
+        config = view.config
+        limit = config.entry_bytes_limit
+        for payload in entries:
+            if len(payload) > limit:
+                raise too_large("entry", len(payload), limit)
+        body = entries[0] if len(entries) == 1 else fmt.pack_body(entries)
+        if len(entries) > 1 and len(body) > config.batch_bytes_limit:
+            raise too_large("batch", len(body), config.batch_bytes_limit)
+        return self._enqueue(Ticket(self, body, era), len(entries), term, deadline)
+
+    def _enqueue(self, ticket: Ticket, count: int, term: int | None, deadline: float) -> Ticket:
+        body = ticket._body
+        flags = 0 if term is None else FLAG_TERM_GIVEN
+        crc = crc32c(body)
+        length = layout.SUBMISSION_BYTES + len(body)
+        while True:
+            if self._lane is None:
+                self._link.ensure(deadline)
+            with self._lock:
+                lane = self._lane
+                if lane is not None and self._has_room(lane, length):
+                    ticket.sequence = self._next_sequence
+                    self._next_sequence += 1
+                    ticket._header = SUBMISSION.pack(
+                        len(body), layout.SUBMIT_APPEND, flags, count, crc, term or 0, ticket.sequence, 0, 0
+                    )
+                    self._pending.append(ticket)
+                    ticket._cursor = lane.put(ticket._header, body)
+                    break
+            if lane is not None:
+                self._wait_for_room(length, deadline)
+        self._link.ring_writer()
+        return ticket
+
+    def _has_room(self, lane: LaneProducer, length: int) -> bool:
+        """Whether a submission fits now (the lock is held)."""
+        if len(self._pending) < layout.COMPLETION_SLOTS and lane.room(length):
+            return True
+        self._reap()
+        return len(self._pending) < layout.COMPLETION_SLOTS and lane.room(length)
+
+    def _wait_for_room(self, length: int, deadline: float) -> None:
+        def roomy() -> bool:
+            with self._lock:
+                return self._lane is None or self._has_room(self._lane, length)
+
+        if not self._link.wait(roomy, deadline, WANTS_ANSWERS):
+            view = self._link.view
+            level = layout.LEVEL_NAMES.get(view.control.pressure_level.load(shm.RELAXED), "none") if view else "none"
+            raise errors.Backpressure(
+                "this handle's lane is full and the writer did not empty it in time: surely not appended. "
+                "Submit less at once, wait longer, or find out with stats() why the writer is slow.",
+                level=level, retry_after_ms=100,
+            )  # fmt: skip
+
+    # ------------------------------------------------------------ answers
+    def poll(self, ticket: Ticket) -> bool:
+        """Take the answers that have arrived; whether this ticket's is among them."""
+        self._check_era(ticket)
+        lane = self._lane
+        # SEQ_CST: as the sleeper's re-check it must not pass the store of the sleep flag before it; it also
+        # ACQUIREs the completion slots written before `done`.
+        if lane is not None and not ticket._done and lane.done.load(shm.SEQ_CST) > self._reaped:
+            with self._lock:
+                self._reap()
+        return ticket._done
+
+    def _reap(self) -> None:
+        lane = self._lane
+        if lane is None:
+            return
+        done = lane.done.load(shm.SEQ_CST)
+        pending, ticket = self._pending, None
+        while pending and pending[0].sequence <= done:
+            ticket = pending.popleft()
+            self._resolve(ticket, lane.completion(ticket.sequence))
+        if ticket is not None:
+            self._reaped = ticket.sequence
+            lane.reap(ticket.sequence, ticket._cursor)
+
+    def _resolve(self, ticket: Ticket, completion: tuple[int, int, int, int, int, int]) -> None:
+        _, status, first, count, term, detail = completion
+        if status == layout.OK:
+            ticket._range = range(first, first + count)
+        else:
+            ticket._error = refusal(status, term, detail, self._link.directory)
+        ticket._header = ticket._body = b""
+        ticket._done = True
+
+    def await_ticket(self, ticket: Ticket, deadline: float) -> None:
+        """Wait for the answer to a ticket."""
+        try:
+            if self._link.wait(lambda: self.poll(ticket), deadline, WANTS_ANSWERS):
+                return
+            why: Exception | None = None
+        except (errors.LogClosed, errors.ConfigError):
+            raise
+        except errors.RaftLogError as error:  # no writer can serve this log any more; the ticket may still resolve
+            why = error
+        reason = f": {why}" if why is not None else ""
+        raise errors.AppendTimeout(
+            f"no answer from the writer of {self._link.directory} in time{reason}. Outcome unknown: the entry may yet be "
+            "appended, exactly once. Wait on .ticket of this error; do not append again before it has resolved.",
+            ticket=ticket,
+        ) from why
+
+    def _check_era(self, ticket: Ticket) -> None:
+        if ticket._era != self._link.era:
+            raise errors.LogClosed("this ticket belongs to the parent of this forked process; only the parent can wait on it")
+
+    # ------------------------------------------------------------ connection
+    def _hello_fields(self) -> dict[str, Any]:
+        with self._lock:
+            first = self._pending[0].sequence if self._pending else self._next_sequence
+            room = sum(layout.SUBMISSION_BYTES + len(ticket._body) for ticket in self._pending)
+            return {"producer": self._producer, "first_unresolved": first, "lane_bytes": room}
+
+    def _on_connect(self, lane: LaneProducer) -> None:
+        """Send again, in order and under the old sequences, whatever has no answer."""
+        with self._lock:
+            self._lane = lane
+            self._reaped = lane.done.load(shm.ACQUIRE)
+            for ticket in self._pending:
+                ticket._cursor = lane.put(ticket._header, ticket._body)
+
+    def _on_lost(self) -> None:
+        """The connection ended.  Answers that were posted before are still in the old lane: they count."""
+        with self._lock:
+            self._reap()
+            self._lane = None
+
+    # ------------------------------------------------------------ durability
+    def flush(self, deadline: float) -> None:
+        """Return once everything visible now is fsynced."""
+        target = [0]
+
+        def durable() -> bool:
+            view = self._link.view
+            if view is None or not self._link.connected:
+                return False
+            control = view.control
+            target[0] = target[0] or control.published.load(shm.ACQUIRE)
+            if control.durable.load(shm.SEQ_CST) >= target[0]:
+                return True
+            check_failed(view)
+            return False
+
+        while True:
+            self._link.ensure(deadline)
+            if durable():
+                return
+            self._link.send(op="flush")
+            # After a restart the request is sent again; it only asks for what the writer does sooner or later.
+            if self._link.wait(durable, min(deadline, wakeup.now() + 1.0), WANTS_PROGRESS):
+                return
+            if wakeup.now() >= deadline:
+                raise errors.LogTimeout("flush: the disk did not confirm in time; the flush goes on, nothing is lost")
+
+
+def check_failed(view: Any) -> None:
+    """Raise :class:`SyncFailed` if the writer latched a failure."""
+    if view.control.state.load(shm.SEQ_CST) == layout.STATE_FAILED:
+        raise errors.SyncFailed(
+            "the disk failed under the writer; the log is read-only. What was acknowledged stays readable; "
+            "check the disk, then restart the writer: it re-reads everything."
+        )
+
+
+def check_payloads(payloads: Iterable[Payload]) -> list[bytes]:
+    """Payloads as bytes objects.  ``TypeError`` for what is no list of contiguous bytes-like objects."""
+    if isinstance(payloads, (bytes, bytearray, memoryview, str)):
+        kind = type(payloads).__name__
+        raise TypeError(f"a list of payloads was due, not one {kind}; use append() for one, or give [payload]")
+    return [payload if type(payload) is bytes else as_bytes(payload) for payload in payloads]
+
+
+def as_bytes(payload: Any) -> bytes:
+    """A contiguous bytes-like object as bytes."""
+    if isinstance(payload, str):
+        raise TypeError("a payload is bytes, not str: encode it first, e.g. text.encode()")
+    try:
+        view = memoryview(payload)
+    except TypeError:
+        raise TypeError(f"a payload is bytes-like, not {type(payload).__name__}") from None
+    if not view.contiguous:
+        raise TypeError("a payload is a contiguous buffer; copy it with bytes() first")
+    return view.tobytes()
+
+
+def check_term(term: Any) -> None:
+    """Terms are None or integers from 1."""
+    if term is None:
+        return
+    if isinstance(term, bool) or not isinstance(term, int):
+        raise TypeError(f"a term is an integer, not {type(term).__name__}")
+    if not 1 <= term <= TERM_MAX:
+        allowed = "an integer from 1 to 2**63-1"
+        raise errors.ConfigError(f"term={term} is not allowed: give {allowed}", field="term", value=term, allowed=allowed)
+
+
+def too_large(what: str, size_bytes: int, limit_bytes: int) -> errors.EntryTooLarge:
+    """The error for an entry or batch above its limit."""
+    advice = "raise max_entry_bytes" if what == "entry" else "split it, or raise lane_bytes and ring_bytes"
+    return errors.EntryTooLarge(
+        f"{what} of {size_bytes} bytes is above the limit of {limit_bytes}; nothing was appended. To allow it, {advice}.",
+        size_bytes=size_bytes, limit_bytes=limit_bytes,
+    )  # fmt: skip
+
+
+def refusal(status: int, term: int, detail: int, directory: str) -> errors.RaftLogError:
+    """The exception for a completion's status."""
+    makers: dict[int, Callable[[], errors.RaftLogError]] = {
+        layout.STALE_TERM: lambda: errors.StaleTerm(
+            f"the term is older than the log's, which is {term}: another leader has been here; step down", current_term=term
+        ),
+        layout.TERM_REQUIRED: lambda: errors.StaleTerm(
+            "this log has a hard state, so every append must say its term: give term=", current_term=term
+        ),
+        layout.TOO_LARGE: lambda: errors.EntryTooLarge(
+            f"an entry or batch is above the limit of {detail} bytes now in force; nothing was appended", limit_bytes=detail
+        ),
+        layout.SYNC_FAILED: lambda: errors.SyncFailed(
+            f"the disk of {directory} failed: not appended as far as anybody can rely on it; the log is read-only. "
+            "Check the disk, then restart the writer.", errno=detail or None,
+        ),
+        layout.DISK_FULL: lambda: errors.DiskFull(
+            f"no space for a new segment in {directory}: not appended. What was acknowledged stays readable; "
+            "free space and append again.", errno=detail or None,
+        ),
+        layout.UNKNOWN: lambda: errors.OutcomeUnknown(
+            "the writer no longer remembers this submission: it may or may not be in the log. Read the log's end to find out."
+        ),
+        layout.MALFORMED: lambda: errors.RaftLogError(
+            "the writer refused the submission as malformed (its checksum or structure was wrong): not appended"
+        ),
+    }  # fmt: skip
+    return makers.get(status, lambda: errors.RaftLogError(f"the writer answered with the unknown status {status}"))()

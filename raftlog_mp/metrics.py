@@ -1,0 +1,62 @@
+"""Counters and frontiers as one frozen value, for people, scripts and tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from . import layout
+
+
+@dataclass(frozen=True, slots=True)
+class LogStats:
+    """What :meth:`stats` returns.  Counters count from the start of the writer's generation."""
+
+    path: str
+    state: str  # starting, running, failed, stopped
+    strategy: str
+    flush_policy: str
+    generation: int
+    writer_pid: int  # 0 without a writer
+    first_index: int
+    last_index: int
+    durable_index: int
+    commit_index: int
+    appends: int  # batches
+    entries: int
+    bytes: int  # of batch bodies
+    fsyncs: int
+    fsync_ms_mean: float
+    unflushed_entries: int
+    unflushed_bytes: int
+    segments: int
+    rolls: int
+    marks: int
+    clients: int
+    readers: int
+    dropped_peers: int
+    pressure_level: str
+    lapped_reads: int  # of this handle: the ring had moved on, the segment served
+    loss_possible: bool  # the last recovery could not rule out that a power cut took a suffix
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+def stats_of(view: Any, path: str, *, lapped_reads: int = 0, loss_possible: bool = False) -> LogStats:
+    """The statistics that a view shows now."""
+    words = view.control.snapshot()
+    fsyncs = words["fsyncs"]
+    return LogStats(
+        path=path, state=layout.STATE_NAMES.get(words["state"], "unknown"), strategy=view.config.strategy.value,
+        flush_policy=str(view.config.flush_policy), generation=words["generation"], writer_pid=words["writer_pid"],
+        fsync_ms_mean=round(words["fsync_ns"] / fsyncs / 1e6, 4) if fsyncs else 0.0,
+        pressure_level=layout.LEVEL_NAMES.get(words["pressure_level"], "none"),
+        lapped_reads=lapped_reads, loss_possible=loss_possible,
+        **{name: words[name] for name in (
+            "first_index", "last_index", "durable_index", "commit_index", "appends", "entries", "bytes", "fsyncs",
+            "unflushed_entries", "unflushed_bytes", "segments", "rolls", "marks", "clients", "readers", "dropped_peers",
+        )},
+    )  # fmt: skip

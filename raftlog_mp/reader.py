@@ -1,0 +1,268 @@
+"""The reader: finds an entry's position in the index, its bytes in the ring or in a segment.  Lock-free.
+
+It never asks the writer and never makes it wait.  Everything read is checked on a copy: the header must name
+the position and index that were looked for; bytes from a segment file must prove by both checksums.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+from . import errors, shm, wakeup
+from . import format as fmt
+from .catalog import SegmentInfo
+from .files import Files, join
+from .index import IndexReader
+from .link import RETRY_SECONDS
+from .segment import SegmentReader, proves
+from .source import Source
+from .types import Entry
+
+CHUNK_BYTES = 256 * 1024  # of one copy during a range read
+OPEN_SEGMENTS = 64  # mapped at once by one handle
+TRIES = 100  # a reader that is overtaken again and again by rolls gives up; each try sees a newer catalog
+
+Fields = tuple[Any, ...]
+
+
+class Reader:
+    """The reading half of a handle.  Safe to use from several threads."""
+
+    def __init__(self, source: Source, files: Files, directory: str) -> None:
+        self._source, self._files, self._directory = source, files, directory
+        self._link = source.link
+        self._segments: OrderedDict[int, tuple[IndexReader, SegmentReader]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._batch: tuple[Any, int, list[bytes]] = (None, -1, [])  # view, position and payloads of the batch decoded last
+        self._view: Any = None
+        self._seen = -1  # catalog version that the map below belongs to
+
+    def renew_lock(self) -> None:
+        """In a forked child: another thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------ the view
+    def _settle(self) -> None:
+        """Take over the current view and its catalog.  Bound C-level callables keep the hot path short."""
+        with self._lock:
+            for _ in range(TRIES):
+                view = self._source.view()
+                version = view.control.catalog_version.load(shm.ACQUIRE)
+                active = self._source.refresh(view)
+                if active is not None:
+                    if version == view.control.catalog_version.load(shm.ACQUIRE):
+                        self._adopt(view, version, active)
+                        return
+                elif view is self._view and not self._link.connected:
+                    # The writer of this view is gone and no other can be reached: what it had published stays
+                    # readable through the map we hold.  _seen stays stale, so the next read looks again.
+                    return
+                wakeup.pause(RETRY_SECONDS)
+        raise errors.WriterUnavailable(f"the catalog of {self._directory} kept changing; try again")
+
+    def _adopt(self, view: Any, version: int, active: IndexReader) -> None:
+        control = view.control
+        if view is not self._view:
+            self._segments.clear()
+        self._verify, self._populate = view.config.verify_reads, view.config.strategy == "mem_first"
+        self._first = partial(control.first_index.load, shm.ACQUIRE)
+        # SEQ_CST: acquires everything published up to the index, and serves as a sleeper's re-check.
+        self._last = partial(control.last_index.load, shm.SEQ_CST)
+        self._version = partial(control.catalog_version.load, shm.ACQUIRE)
+        self._ring = view.ring
+        self._published = partial(control.published.load, shm.ACQUIRE)
+        self._durable = partial(control.durable.load, shm.ACQUIRE)
+        # One tuple, so that a thread without the lock sees base and slots of the same index.
+        self._active = (active.base_index, active.slots, active)
+        self._view, self._seen = view, version
+
+    def view(self) -> Any:
+        """The view in force, settled."""
+        view = self._source.view()
+        if view is not self._view or self._version() != self._seen:
+            self._settle()
+        return self._view
+
+    # ------------------------------------------------------------ one entry
+    def get(self, index: int) -> Entry | None:
+        """The entry at ``index``, or None outside ``first_index..last_index``."""
+        if self._link.view is not self._view or self._view is None:
+            self.view()  # a new writer, or none yet
+        # The order matters: last_index first (it acquires everything published up to it), then the catalog version:
+        # a roll that happened before `index` was published is then visible, so the map used below is new enough.
+        inside = self._first() <= index <= self._last()
+        if self._version() != self._seen:
+            self._settle()
+            inside = self._first() <= index <= self._last()
+        if not inside:
+            self._source.check_readable(index)
+            return None
+        base, slots, _ = self._active
+        if index >= base:
+            position = slots[index - base]
+            found = self._ring.record(position)
+            if found is not None:
+                entry = self._entry_in(found[0], found[1], position, index)
+                if entry is not None:
+                    return entry
+        for fields, body in self.records(index, index + 1):
+            entry = self._entry_in(fields, body, fields[11], index)
+            if entry is not None:
+                return entry
+        return None
+
+    def _entry_in(self, fields: Fields, body: bytes, position: int, index: int) -> Entry | None:
+        """The entry out of a record copy, or None if the record is not the one looked for."""
+        count, base = fields[4], fields[9]
+        if fields[0] != fmt.RECORD_MAGIC or fields[11] != position or not base <= index < base + count:
+            return None
+        if count == 1:
+            return Entry(fields[10], index, body)
+        view, cached_position, payloads = self._batch
+        if cached_position != position or view is not self._view:
+            payloads = fmt.unpack_body(body, count)
+            self._batch = (self._view, position, payloads)
+        return Entry(fields[10], index, payloads[index - base])
+
+    # ------------------------------------------------------------ ranges
+    def read(self, start: int, stop: int, max_bytes: int | None) -> list[Entry]:
+        """Entries ``start..stop-1``; ends early after ``max_bytes`` of payload, but holds at least one entry."""
+        entries: list[Entry] = []
+        budget = max_bytes
+        for fields, body in self.records(start, stop):
+            term, base, count = fields[10], fields[9], fields[4]
+            if count == 1:
+                batch = [Entry(term, base, body)]
+            else:
+                payloads = fmt.unpack_body(body, count)
+                low, high = max(start, base), min(stop, base + count)
+                batch = list(map(Entry, repeat(term), range(low, high), payloads[low - base : high - base]))
+            if budget is None:
+                entries += batch
+                continue
+            for entry in batch:
+                budget -= len(entry.payload)
+                if budget < 0 and entries:
+                    return entries
+                entries.append(entry)
+        return entries
+
+    def records(self, start: int, stop: int) -> Iterator[tuple[Fields, bytes]]:
+        """``(header fields, body)`` of the records that hold entries ``start..stop-1``, in order, each proved."""
+        index, tries = start, 0
+        while index < stop:
+            if self._link.view is not self._view or self._version() != self._seen:
+                self.view()
+            info, position = self._locate(index)
+            data, durable_copy = self._copy(info, position)
+            before = index
+            for fields, body in self._parse(data, position):
+                if durable_copy and self._verify and not proves(fields, body):
+                    raise self._damage(info, fields[11], index)
+                base, count = fields[9], fields[4]
+                if count:
+                    if not base <= index < base + count:
+                        break  # not the record the index promised: look again
+                    yield fields, body
+                    index = base + count
+                    if index >= stop:
+                        return
+            if index == before:
+                tries += 1
+                if tries > (3 if durable_copy else TRIES):
+                    raise self._damage(info, position, index)
+                if durable_copy:
+                    self._forget(info.segment_id)
+                    self._seen = -1
+            else:
+                tries = 0
+
+    def _parse(self, data: bytes, position: int) -> Iterator[tuple[Fields, bytes]]:
+        """The whole records at the head of a copy; stops at the first that is cut off or out of place."""
+        at, size = 0, len(data)
+        unpack, header_bytes = fmt.RECORD_HEADER.unpack_from, fmt.RECORD_BYTES
+        while at + header_bytes <= size:
+            fields = unpack(data, at)
+            end = at + header_bytes + fields[3]
+            if end > size or fields[0] != fmt.RECORD_MAGIC or fields[11] != position + at:
+                return
+            yield fields, data[at + header_bytes : end]
+            at = end
+
+    def _copy(self, info: SegmentInfo, position: int) -> tuple[bytes, bool]:
+        """A true copy of stream bytes from a record border on: ``(bytes, from a file)``; at least one whole record."""
+        ring = self._ring
+        head = ring.copy(position, position + fmt.RECORD_BYTES)
+        if head is not None:
+            fields = fmt.RECORD_HEADER.unpack(head)
+            limit = min(self._published(), position + CHUNK_BYTES)
+            end = max(position + fmt.RECORD_BYTES + fields[3], limit)
+            data = ring.copy(position, end)
+            if data is not None:
+                return data, False
+        # Lapped: what lies below the floor is durable, so the segment file has it.
+        _, segment = self._open(info)
+        end_of_segment = info.end if info.end is not None else self._durable()
+        length = fmt.RECORD_BYTES
+        head = segment.copy(position, position + length)
+        if len(head) == length:
+            length += fmt.RECORD_HEADER.unpack(head)[3]
+        end = min(end_of_segment, max(position + length, position + CHUNK_BYTES))
+        return segment.copy(position, end), True
+
+    # ------------------------------------------------------------ where
+    def _locate(self, index: int) -> tuple[SegmentInfo, int]:
+        """The segment and stream position of the record that holds ``index``."""
+        info = self._source.catalog().find(index)
+        if info is None:
+            raise self._damage(None, 0, index)
+        base, active_slots, _ = self._active
+        if index >= base:
+            return info, active_slots[index - base]
+        slots, _ = self._open(info)
+        at = index - slots.base_index
+        if not 0 <= at < len(slots.slots):
+            raise self._damage(info, info.start, index)
+        return info, slots.slots[at]
+
+    def _open(self, info: SegmentInfo) -> tuple[IndexReader, SegmentReader]:
+        """Index and mapping of a segment, from a small cache; evicted ones are unmapped by their last user."""
+        opened = self._segments.get(info.segment_id)
+        if opened is not None:
+            return opened
+        path = join(self._directory, fmt.segment_name(info.segment_id))
+        try:
+            segment = SegmentReader(self._files, path, info.start, populate=self._populate)
+        except (OSError, ValueError):
+            raise self._damage(info, info.start, info.base_index) from None
+        opened = self._source.index_of(info, segment), segment
+        if info.sealed:
+            with self._lock:
+                self._segments[info.segment_id] = opened
+                while len(self._segments) > OPEN_SEGMENTS:
+                    self._segments.popitem(last=False)
+        return opened
+
+    def _forget(self, segment_id: int) -> None:
+        with self._lock:
+            self._segments.pop(segment_id, None)
+
+    def _damage(self, info: SegmentInfo | None, position: int, index: int) -> errors.CorruptLog:
+        name = fmt.segment_name(info.segment_id) if info is not None else fmt.MANIFEST_NAME
+        offset = fmt.DATA_OFFSET + position - info.start if info is not None else 0
+        return fmt.corrupt(
+            f"entry {index} cannot be read from {join(self._directory, name)} at offset {offset}: "
+            "the record is missing or fails its checksum",
+            segment=name, offset=offset, first_index=index, last_index=None,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of every mapping."""
+        with self._lock:
+            self._segments.clear()
+        self._batch = (None, -1, [])

@@ -1,0 +1,190 @@
+"""Where a reader's frontiers, ring and catalog come from: a live writer, or the files alone.
+
+``LiveView`` (link.py) and :class:`FileView` look alike; a handle that began on files goes live as soon as a
+writer appears, and one whose writer died goes on with what that writer had published.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import errors, layout, manifest, shm, wakeup
+from . import format as fmt
+from .catalog import Catalog, SegmentInfo
+from .config import LogConfig
+from .files import Files, join
+from .index import IndexReader, from_slots, open_active, open_sealed
+from .link import Link
+from .manifest import Manifest
+from .recovery import Plan, expected_header, make_plan
+from .segment import SegmentReader, scan_records
+
+LOOK_SECONDS = 0.05  # how often a reader without a writer looks whether one has appeared
+
+
+class _Constant:
+    """A word that does not change: a frontier of a log that nobody writes."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def load(self, _order: int = 0) -> int:
+        return self.value
+
+
+class _FileControl:
+    """Stands in for the control block of a log without a writer."""
+
+    def __init__(self, words: dict[str, int]) -> None:
+        for name in layout.CONTROL_WORDS:
+            setattr(self, name, _Constant(words.get(name, 0)))
+
+    def __getattr__(self, name: str) -> Any:  # for the type checker; every word was set above
+        raise AttributeError(name)
+
+    def snapshot(self) -> dict[str, int]:
+        return {name: getattr(self, name).load() for name in layout.CONTROL_WORDS}
+
+
+class _FileRing:
+    """Stands in for the ring: the acknowledged bytes that only a dead writer's ring still held."""
+
+    def __init__(self, start: int, data: bytes) -> None:
+        self._start, self._data = start, data
+
+    def copy(self, start: int, end: int) -> bytes | None:
+        low, high = start - self._start, end - self._start
+        return self._data[low:high] if 0 <= low < high <= len(self._data) else None
+
+    def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
+        head = self.copy(position, position + fmt.RECORD_BYTES)
+        if head is None:
+            return None
+        fields = fmt.RECORD_HEADER.unpack(head)
+        body = self.copy(position + fmt.RECORD_BYTES, position + fmt.RECORD_BYTES + fields[3])
+        return fields, body or b""
+
+
+class FileView:
+    """What the files (and a dead writer's ring) prove, found by recovery's own scan, without changing anything."""
+
+    def __init__(self, files: Files, directory: str, found: Manifest) -> None:
+        plan: Plan = make_plan(files, directory, found)
+        self.plan, self.manifest = plan, found
+        self.uuid, self.generation, self.log_id = found.uuid, found.generation, found.log_id
+        self.config = LogConfig.from_dict(found.config)
+        self.control: Any = _FileControl({
+            "log_id": found.log_id, "generation": found.generation, "published": plan.end,
+            "last_index": plan.last_index, "last_term": plan.last_term, "durable": plan.file_end,
+            "durable_index": plan.file_last_index, "written": plan.file_end,
+            "first_index": found.purged_index + 1, "purged_index": found.purged_index,
+            "purged_term": found.purged_term, "commit_index": found.commit_index,
+            "state": layout.STATE_FAILED if found.failed else layout.STATE_STOPPED, "segments": len(found.segments),
+        })  # fmt: skip
+        self.ring = _FileRing(plan.file_end, plan.ring_bytes)
+
+    def catalog(self) -> Catalog:
+        """Live segments; the unsealed tail ends where its good prefix does."""
+        segments = list(self.plan.segments)
+        if self.plan.tail is not None:
+            segments.append(self.plan.tail.finished(self.plan.file_end, self.plan.file_last_index, self.plan.file_last_term))
+        if self.plan.ring_slots and (not segments or self.plan.tail is None):
+            base = self.plan.file_last_index + 1
+            carried = SegmentInfo(0, self.generation, base, self.plan.file_end, self.plan.file_end, 0, 0, 0)
+            segments.append(carried)
+        return Catalog(segments)
+
+    def tail_index(self) -> IndexReader:
+        """Index of the part that no sealed index covers."""
+        if self.plan.tail is None:
+            return from_slots(self.plan.file_last_index + 1, self.plan.ring_slots)
+        return from_slots(self.plan.tail.base_index, self.plan.slots + self.plan.ring_slots)
+
+
+class Source:
+    """The current view of a handle, and the catalog that belongs to it."""
+
+    def __init__(self, link: Link, files: Files, directory: str, *, files_allowed: bool) -> None:
+        self.link, self._files, self._directory = link, files, directory
+        self._files_allowed = files_allowed
+        self._file_view: FileView | None = None
+        self._catalog = Catalog([])
+        self._manifest: Manifest | None = None
+        self._looked = 0.0
+
+    def view(self) -> Any:
+        """The view in force: live if there ever was a writer for this handle, else the files'."""
+        live = self.link.view
+        if live is not None:
+            if live.control.superseded_by.load(shm.ACQUIRE):
+                self.link.renew(live)
+            return self.link.view
+        if self._file_view is not None:
+            self._look_for_writer()
+            return self.link.view or self._file_view
+        if not self.link.try_connect():
+            if not self._files_allowed:
+                return self.link.ensure(wakeup.now())
+            self._file_view = self._read_files()
+        return self.link.view or self._file_view
+
+    def _read_files(self) -> FileView:
+        for _ in range(10):  # a writer may start, roll and stop while we look: then what we saw does not fit together
+            found = manifest.load(self._files, self._directory)
+            view = FileView(self._files, self._directory, found)
+            if manifest.load(self._files, self._directory).as_dict() == found.as_dict():
+                return view
+        raise errors.WriterUnavailable(f"{self._directory} kept changing while it was read; try again")
+
+    def _look_for_writer(self) -> None:
+        now = wakeup.now()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            if not self.link.try_connect() and self._files_allowed and self._file_view is not None:
+                latest = manifest.load(self._files, self._directory)
+                if latest.generation != self._file_view.generation:  # a writer came and went
+                    self._file_view = self._read_files()
+
+    # ------------------------------------------------------------ catalog
+    def catalog(self) -> Catalog:
+        """The catalog taken by the last :meth:`refresh`."""
+        return self._catalog
+
+    def refresh(self, view: Any) -> IndexReader | None:
+        """Take over the catalog of ``view`` and return its active index; None if it changed meanwhile (try again)."""
+        if isinstance(view, FileView):
+            self._catalog, self._manifest = view.catalog(), view.manifest
+            return view.tail_index()
+        segment, base = view.control.active_segment.load(shm.ACQUIRE), view.control.active_base.load(shm.ACQUIRE)
+        try:
+            found = manifest.load(self._files, self._directory)
+            if found.generation != view.generation:
+                return None
+            active = open_active(join(view.folder, fmt.active_index_name(view.generation, segment)), base)
+        except (FileNotFoundError, ValueError):
+            return None  # rolled on, or stopped, since we looked
+        self._catalog, self._manifest = Catalog(found.segments), found
+        return active
+
+    def index_of(self, info: SegmentInfo, segment: SegmentReader) -> IndexReader:
+        """The index of a segment: its file, or rebuilt from its records if that is missing or damaged."""
+        found = self._manifest
+        assert found is not None
+        if info.last_index is not None:
+            path = join(self._directory, fmt.index_name(info.segment_id))
+            count = info.last_index + 1 - info.base_index
+            opened = open_sealed(self._files, path, found.log_id, info.segment_id, info.base_index, count)
+            if opened is not None:
+                return opened
+        slots: list[bytes] = []
+        scan_records(
+            segment.data, expected_header(found, info), info.generation, limit=info.end,
+            on_record=lambda record, _: slots.append(record.position.to_bytes(8, "little") * record.count),
+        )  # fmt: skip
+        return from_slots(info.base_index, b"".join(slots))
+
+    def check_readable(self, index: int) -> None:
+        """Raise :class:`CorruptLog` for an index that damage, not absence, keeps from being served."""
+        view = self._file_view
+        if self.link.view is None and view is not None and view.plan.refusal is not None and index > view.plan.last_index:
+            view.plan.refuse()
