@@ -26,13 +26,12 @@ Payload = bytes | bytearray | memoryview
 class Ticket:
     """A submission on its way.  Stays valid across writer restarts, until its outcome is known."""
 
-    __slots__ = ("_body", "_client", "_cursor", "_done", "_era", "_error", "_header", "_range", "sequence")
+    __slots__ = ("_client", "_cursor", "_done", "_era", "_error", "_range", "_submission", "sequence")
 
-    def __init__(self, client: Client, body: bytes, era: int) -> None:
-        self._client, self._body, self._era = client, body, era
-        self._header = b""
-        self.sequence = 0
-        self._cursor = 0
+    def __init__(self, client: Client, era: int) -> None:
+        self._client, self._era = client, era
+        self._submission = b""  # kept until the answer was read, to be sent again if the writer dies
+        self.sequence = self._cursor = 0
         self._done = False
         self._range = range(0)
         self._error: errors.RaftLogError | None = None
@@ -68,7 +67,7 @@ class Client:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._limits: Any = None
+        self._limits: tuple[Any, int, int] = (None, 0, 0)  # view, bytes of an entry, bytes of a batch
         self._start_over()
         link.hello_fields = self._hello_fields
         link.on_connect = self._on_connect
@@ -80,53 +79,59 @@ class Client:
         self._lock = threading.RLock()
         self._producer = wakeup.random_u64()
         self._next_sequence = 1
-        self._reaped = 0
+        self._seen = 0  # completion slots of this lane that were read
         self._pending: deque[Ticket] = deque()
         self._lane: LaneProducer | None = None
 
     # ------------------------------------------------------------ submitting
-    def submit(self, payloads: Iterable[Payload], term: int | None, deadline: float) -> Ticket:
-        """Put one batch into the lane.  :class:`Backpressure` at the deadline: surely not appended."""
+    def submit(self, payloads: Iterable[Payload], term: int | None, timeout: float | None) -> Ticket:
+        """Put one batch into the lane.  :class:`Backpressure` after ``timeout`` seconds: surely not appended."""
         entries = check_payloads(payloads)
-        era = self._link.era
+        ticket = Ticket(self, self._link.era)
         if not entries:
-            ticket = Ticket(self, b"", era)
             ticket._done = True
             return ticket
-        view = self._link.view or self._link.ensure(deadline)
-        config = view.config
-        limit = config.entry_bytes_limit
-        for payload in entries:
-            if len(payload) > limit:
-                raise too_large("entry", len(payload), limit)
-        body = entries[0] if len(entries) == 1 else fmt.pack_body(entries)
-        if len(entries) > 1 and len(body) > config.batch_bytes_limit:
-            raise too_large("batch", len(body), config.batch_bytes_limit)
-        return self._enqueue(Ticket(self, body, era), len(entries), term, deadline)
-
-    def _enqueue(self, ticket: Ticket, count: int, term: int | None, deadline: float) -> Ticket:
-        body = ticket._body
+        count = len(entries)
+        entry_limit, batch_limit = self._limits_now(timeout)
+        if count == 1:
+            body = entries[0]
+            if len(body) > entry_limit:
+                raise too_large("entry", len(body), entry_limit)
+        else:
+            longest = max(map(len, entries))
+            if longest > entry_limit:
+                raise too_large("entry", longest, entry_limit)
+            body = fmt.pack_body(entries)
+            if len(body) > batch_limit:
+                raise too_large("batch", len(body), batch_limit)
         flags = 0 if term is None else FLAG_TERM_GIVEN
-        crc = crc32c(body)
+        crc, deadline = crc32c(body), 0.0
         length = layout.SUBMISSION_BYTES + len(body)
         while True:
-            if self._lane is None:
-                self._link.ensure(deadline)
             with self._lock:
                 lane = self._lane
                 if lane is not None and self._has_room(lane, length):
-                    ticket.sequence = self._next_sequence
-                    self._next_sequence += 1
-                    ticket._header = SUBMISSION.pack(
-                        len(body), layout.SUBMIT_APPEND, flags, count, crc, term or 0, ticket.sequence, 0, 0
-                    )
+                    ticket.sequence = sequence = self._next_sequence
+                    self._next_sequence = sequence + 1
+                    head = SUBMISSION.pack(len(body), layout.SUBMIT_APPEND, flags, count, crc, term or 0, sequence, 0, 0)
+                    ticket._submission = head + body
                     self._pending.append(ticket)
-                    ticket._cursor = lane.put(ticket._header, body)
+                    ticket._cursor = lane.put(ticket._submission)
                     break
-            if lane is not None:
+            deadline = deadline or deadline_of(timeout)
+            if lane is None:
+                self._link.ensure(deadline)
+            else:
                 self._wait_for_room(length, deadline)
         self._link.ring_writer()
         return ticket
+
+    def _limits_now(self, timeout: float | None) -> tuple[int, int]:
+        view = self._link.view
+        if view is None or view is not self._limits[0]:
+            view = view or self._link.ensure(deadline_of(timeout))
+            self._limits = (view, view.config.entry_bytes_limit, view.config.batch_bytes_limit)
+        return self._limits[1:]
 
     def _has_room(self, lane: LaneProducer, length: int) -> bool:
         """Whether a submission fits now (the lock is held)."""
@@ -156,32 +161,34 @@ class Client:
         lane = self._lane
         # SEQ_CST: as the sleeper's re-check it must not pass the store of the sleep flag before it; it also
         # ACQUIREs the completion slots written before `done`.
-        if lane is not None and not ticket._done and lane.done.load(shm.SEQ_CST) > self._reaped:
+        if lane is not None and not ticket._done and lane.done.load(shm.SEQ_CST) > self._seen:
             with self._lock:
                 self._reap()
         return ticket._done
 
     def _reap(self) -> None:
+        """Read the completion slots that were posted; each answers a run of sequences (the lock is held)."""
         lane = self._lane
         if lane is None:
             return
         done = lane.done.load(shm.SEQ_CST)
-        pending, ticket = self._pending, None
-        while pending and pending[0].sequence <= done:
-            ticket = pending.popleft()
-            self._resolve(ticket, lane.completion(ticket.sequence))
+        if done == self._seen:
+            return
+        pending, ticket, slots = self._pending, None, range(self._seen, done)
+        for slot in slots:
+            last, status, first, count, term, detail = lane.completion(slot)
+            while pending and pending[0].sequence <= last:
+                ticket = pending.popleft()
+                if status == layout.OK:
+                    ticket._range = range(first, first + count)
+                    first += count
+                else:
+                    ticket._error = refusal(status, term, detail, self._link.directory)
+                ticket._submission = b""
+                ticket._done = True
+        self._seen = done
         if ticket is not None:
-            self._reaped = ticket.sequence
             lane.reap(ticket.sequence, ticket._cursor)
-
-    def _resolve(self, ticket: Ticket, completion: tuple[int, int, int, int, int, int]) -> None:
-        _, status, first, count, term, detail = completion
-        if status == layout.OK:
-            ticket._range = range(first, first + count)
-        else:
-            ticket._error = refusal(status, term, detail, self._link.directory)
-        ticket._header = ticket._body = b""
-        ticket._done = True
 
     def await_ticket(self, ticket: Ticket, deadline: float) -> None:
         """Wait for the answer to a ticket."""
@@ -208,16 +215,16 @@ class Client:
     def _hello_fields(self) -> dict[str, Any]:
         with self._lock:
             first = self._pending[0].sequence if self._pending else self._next_sequence
-            room = sum(layout.SUBMISSION_BYTES + len(ticket._body) for ticket in self._pending)
+            room = sum(len(ticket._submission) for ticket in self._pending)
             return {"producer": self._producer, "first_unresolved": first, "lane_bytes": room}
 
     def _on_connect(self, lane: LaneProducer) -> None:
         """Send again, in order and under the old sequences, whatever has no answer."""
         with self._lock:
             self._lane = lane
-            self._reaped = lane.done.load(shm.ACQUIRE)
+            self._seen = 0
             for ticket in self._pending:
-                ticket._cursor = lane.put(ticket._header, ticket._body)
+                ticket._cursor = lane.put(ticket._submission)
 
     def _on_lost(self) -> None:
         """The connection ended.  Answers that were posted before are still in the old lane: they count."""
@@ -251,6 +258,11 @@ class Client:
                 return
             if wakeup.now() >= deadline:
                 raise errors.LogTimeout("flush: the disk did not confirm in time; the flush goes on, nothing is lost")
+
+
+def deadline_of(timeout: float | None) -> float:
+    """The moment ``timeout`` seconds from now; None: never."""
+    return FOREVER if timeout is None else wakeup.now() + timeout
 
 
 def check_failed(view: Any) -> None:

@@ -13,6 +13,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+PathLike = str | os.PathLike[str]
+
 
 class Files:
     """The operations a log needs of a file system.  All durable steps are explicit: nothing syncs by itself."""
@@ -198,7 +200,7 @@ class Files:
             self.close(fd)
 
 
-def real_path(path: str | os.PathLike[str]) -> str:
+def real_path(path: PathLike) -> str:
     """Absolute form of what a user gave."""
     return os.path.abspath(os.fspath(path))
 

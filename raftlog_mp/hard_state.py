@@ -5,16 +5,14 @@ Both slots are kept the same, so that a rotted newest slot cannot revert a vote.
 
 from __future__ import annotations
 
-import os
-
 from . import format as fmt
-from .files import Files
+from .files import Files, join
 from .types import HardState
 
 
 def hard_state_path(directory: str) -> str:
     """Where the hard state stands."""
-    return os.path.join(directory, fmt.HARD_STATE_NAME)
+    return join(directory, fmt.HARD_STATE_NAME)
 
 
 def create(files: Files, directory: str) -> None:

@@ -24,7 +24,7 @@ from .errors import DiskFull, RaftLogError, SyncFailed
 from .files import Files, join
 from .index import ActiveIndex, pack_slot, write_sealed
 from .manifest import Manifest, save
-from .producers import Outcome, Producers
+from .producers import Producers
 from .ring import RingWriter
 from .segment import SegmentWriter
 
@@ -90,9 +90,23 @@ class Journal:
         self._slots_from = self.next_index
         self._limit = 0  # stream position that a record in the active segment may reach
         self._index_limit = 0  # first entry index beyond the active index
-        self.appends = self.entries = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
+        self._open_end = self._open_index = 0
+        self._first_of_generation = last_index + 1
+        self.appends = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
 
     # ------------------------------------------------------------ append
+    def admits(self, body_bytes: int, count: int) -> bool:
+        """The hot path's one question: there is room in memory and in the segment.  If not, ask why below."""
+        return self.end + fmt.RECORD_BYTES + body_bytes <= self._open_end and self.next_index + count <= self._open_index
+
+    def _open_gate(self) -> None:
+        """Recompute up to where :meth:`admits` says yes; after every change of the durable frontier or segment."""
+        self._open_end = min(self._limit, self.durable + self.config.buffered_bytes_limit)
+        entries = self.config.max_buffered_entries
+        self._open_index = self._index_limit
+        if entries is not None:
+            self._open_index = min(self._index_limit, self.durable_index + entries + 1)
+
     def fits(self, body_bytes: int, count: int) -> bool:
         """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
         if self.end == self.durable:
@@ -110,7 +124,7 @@ class Journal:
     def append(self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int) -> int:
         """Assign the next ``count`` indexes to a verified batch; returns the first.  Visible after a publish.
 
-        The caller has asked :meth:`fits` and :meth:`needs_roll`, and checked the term.
+        The caller has asked :meth:`admits` (or :meth:`fits` and :meth:`needs_roll`), and checked the term.
         """
         first = self.next_index
         header = fmt.pack_record_header(
@@ -120,15 +134,12 @@ class Journal:
         self._parts += (header, body)
         self._slots.append(pack_slot(self.end) * count)
         self.end += fmt.RECORD_BYTES + len(body)
-        self.tail_entries_end = self.end
         self.next_index = first + count
         self.last_term = term
-        self.vouched = self.durable
         self.appends += 1
-        self.entries += count
         self.bytes += len(body)
         if producer:
-            self.producers.record(producer, sequence, Outcome(first, count, term))
+            self.producers.record(producer, sequence, (first, count, term))
         return first
 
     def mark(self) -> None:
@@ -160,6 +171,7 @@ class Journal:
             self.copied = self.end
         if self._slots:
             assert self.index is not None
+            self.tail_entries_end, self.vouched = self.end, self.durable  # entries came: a mark is owed again
             self.index.write(self._slots_from, b"".join(self._slots))
             self._slots.clear()
             self._slots_from = self.next_index
@@ -175,7 +187,7 @@ class Journal:
         control.last_index.store(self.next_index - 1, shm.SEQ_CST)
         self.published, self.published_index = self.copied, self.next_index - 1
         control.appends.store(self.appends, shm.RELAXED)
-        control.entries.store(self.entries, shm.RELAXED)
+        control.entries.store(self.next_index - self._first_of_generation, shm.RELAXED)
         control.bytes.store(self.bytes, shm.RELAXED)
         self._tell_unflushed()
 
@@ -228,6 +240,7 @@ class Journal:
         # RELEASE then SEQ_CST: a reader that sees durable_index may rely on the fsync that preceded both.
         self.control.durable.store(self.durable, shm.RELEASE)
         self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
+        self._open_gate()
         self._tell_unflushed()
 
     def fail(self, error: OSError) -> None:
@@ -279,7 +292,7 @@ class Journal:
             if self.manifest.segments and self.manifest.segments[-1] == info:
                 self.manifest.segments.pop()
                 self.manifest.next_segment_id = info.segment_id
-            self._limit = 0  # the old segment may be sealed by now: the next append has to roll, too
+            self._limit = self._open_end = 0  # the old segment may be sealed by now: the next append has to roll, too
             raise self._space_error(error, segment.path) from error
         self._adopt(segment, index, info)
         if carried is not None:
@@ -289,7 +302,9 @@ class Journal:
             self.next_index, self.last_term = carried.last_index + 1, carried.last_term
             self.published_index = self.durable_index = carried.last_index
             self._slots_from = self.next_index
+            self._first_of_generation = self.next_index
             self.ring.skip_to(self.end)
+            self._open_gate()
             self.control.durable.store(self.end, shm.RELEASE)
             self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
         self._write_snapshot(snapshot)
@@ -351,6 +366,7 @@ class Journal:
         self._limit = segment.end_limit
         self._index_limit = info.base_index + info.index_slots
         self._slots_from = info.base_index
+        self._open_gate()
         self.rolls += 1
         control = self.control
         control.active_segment.store(info.segment_id, shm.RELAXED)

@@ -12,6 +12,9 @@ from typing import Any
 from . import layout, shm
 from .layout import COMPLETION, COMPLETION_BYTES, COMPLETION_SLOTS, COMPLETIONS_OFFSET, LANE_DATA_OFFSET
 
+# last sequence, status, first index, entries in each batch, term, detail: see layout.COMPLETION
+Completion = tuple[int, int, int, int, int, int]
+
 
 class Seat:
     """The first page of a lane, and all of a reader's: the flag of who sleeps."""
@@ -28,16 +31,15 @@ class Seat:
 class LaneConsumer(Seat):
     """The writer's side.  ``head`` and ``done`` are private here; the shared copies are only told, never read."""
 
-    def __init__(self, mapping: shm.Mapping, lane_bytes: int, first_sequence: int) -> None:
+    def __init__(self, mapping: shm.Mapping, lane_bytes: int) -> None:
         super().__init__(mapping)
         self.lane_bytes = lane_bytes
         self.head = 0
-        self.done = first_sequence - 1
+        self.done = 0
         self.tail: Any = mapping.cell(layout.LANE_WORDS["tail"])
         self._done_cell = mapping.cell(layout.LANE_WORDS["done"])
         self._data = mapping.data
         mapping.cell(layout.LANE_WORDS["lane_bytes"]).store(lane_bytes, shm.RELAXED)
-        self._done_cell.store(self.done, shm.RELAXED)
         mapping.cell(layout.LANE_WORDS["magic"]).store(layout.LANE_MAGIC, shm.RELEASE)
 
     def copy(self, start: int, end: int) -> bytes:
@@ -49,13 +51,16 @@ class LaneConsumer(Seat):
             return self._data[base + low : base + high]
         return self._data[base + low : base + self.lane_bytes] + self._data[base : base + high - self.lane_bytes]
 
-    def complete(self, completions: list[tuple[int, int, int, int, int, int]]) -> None:
-        """Post answers, in the order of their sequences (each one more than the last)."""
+    def complete(self, completions: list[Completion]) -> None:
+        """Post answers, in the order of their sequences.
+
+        A client has at most as many submissions in flight as there are slots, so no slot is overwritten unread.
+        """
         data, pack = self._data, COMPLETION.pack
         for completion in completions:
-            at = COMPLETIONS_OFFSET + completion[0] % COMPLETION_SLOTS * COMPLETION_BYTES
+            at = COMPLETIONS_OFFSET + self.done % COMPLETION_SLOTS * COMPLETION_BYTES
             data[at : at + COMPLETION_BYTES] = pack(*completion)
-        self.done = completions[-1][0]
+            self.done += 1
         # SEQ_CST, not RELEASE: this is also the cursor of the doorbell.  After it the writer loads `wants`; the
         # client stores `wants`, then loads `done`.  In the single total order one of the two sees the other.
         self._done_cell.store(self.done, shm.SEQ_CST)
@@ -81,28 +86,24 @@ class LaneProducer(Seat):
         """Whether a submission of ``length`` bytes fits beside those whose completion is not read yet."""
         return self.tail + length - self.freed <= self.lane_bytes
 
-    def put(self, header: bytes, body: bytes) -> int:
-        """Write one submission and publish it; returns the cursor after it."""
-        self._copy(self.tail, header)
-        self._copy(self.tail + len(header), body)
-        self.tail += len(header) + len(body)
+    def put(self, submission: bytes) -> int:
+        """Write one submission (header and body) and publish it; returns the cursor after it."""
+        low = LANE_DATA_OFFSET + self.tail % self.lane_bytes
+        room = LANE_DATA_OFFSET + self.lane_bytes - low
+        if len(submission) <= room:
+            self._data[low : low + len(submission)] = submission
+        else:
+            self._data[low : low + room] = submission[:room]
+            self._data[LANE_DATA_OFFSET : LANE_DATA_OFFSET + len(submission) - room] = submission[room:]
+        self.tail += len(submission)
         # SEQ_CST: publishes the bytes above (it includes RELEASE) and is the cursor of the doorbell: after it
         # the client loads `writer_sleeping`; the writer stores that flag, then loads every `tail`.
         self._tail_cell.store(self.tail, shm.SEQ_CST)
         return self.tail
 
-    def _copy(self, cursor: int, data: bytes) -> None:
-        low = LANE_DATA_OFFSET + cursor % self.lane_bytes
-        room = LANE_DATA_OFFSET + self.lane_bytes - low
-        if len(data) <= room:
-            self._data[low : low + len(data)] = data
-        else:
-            self._data[low : low + room] = data[:room]
-            self._data[LANE_DATA_OFFSET : LANE_DATA_OFFSET + len(data) - room] = data[room:]
-
-    def completion(self, sequence: int) -> tuple[int, int, int, int, int, int]:
-        """The answer to ``sequence``; call only when ``done`` (loaded ACQUIRE or stronger) has reached it."""
-        at = COMPLETIONS_OFFSET + sequence % COMPLETION_SLOTS * COMPLETION_BYTES
+    def completion(self, number: int) -> Completion:
+        """Completion slot ``number``; call only when ``done`` (loaded ACQUIRE or stronger) is above it."""
+        at = COMPLETIONS_OFFSET + number % COMPLETION_SLOTS * COMPLETION_BYTES
         return COMPLETION.unpack_from(self._data, at)
 
     def reap(self, sequence: int, cursor: int) -> None:

@@ -85,7 +85,8 @@ LEVEL_NAMES = {0: "none", 1: "soft", 2: "hard"}
 #
 #     0     words (one line each)       tail, wants, reaped: written by the client
 #                                       done: written by the writer
-#     4096  completion slots            1024 x 48 bytes, slot = sequence % 1024; written by the writer
+#     4096  completion slots            1024 x 48 bytes, slot = number % 1024; written by the writer.  One slot
+#                                       answers a run of sequences whose batches are alike and lie back to back
 #     53248 submission bytes            byte at cursor c lies at c % lane_bytes; written by the client
 #
 LANE_MAGIC = 0x4C52_4D50_4C41_0001
@@ -95,11 +96,13 @@ LANE_WORDS: dict[str, int] = {
     "tail": 64,  # client: cursor after the last submission
     "wants": 128,  # client: 0 awake, else number of this sleep << 2 | what it waits for; rung once a sleep
     "reaped": 192,  # client: every sequence up to here had its completion read
-    "done": 256,  # writer: sequence of the newest completion
+    "done": 256,  # writer: number of completion slots posted
 }
 SEAT_BYTES = PAGE
 COMPLETION_SLOTS = 1024
-COMPLETION = struct.Struct("<QQQQQQ")  # sequence, status, first index, count, term, detail
+# last sequence answered | status | first index of the run | entries in each batch | term | detail.  Every batch of a
+# run has the same count, so the batch with sequence s of a run that begins at r starts at first index + (s - r) * count.
+COMPLETION = struct.Struct("<QQQQQQ")
 COMPLETION_BYTES = COMPLETION.size
 COMPLETIONS_OFFSET = PAGE
 LANE_DATA_OFFSET = COMPLETIONS_OFFSET + COMPLETION_SLOTS * COMPLETION_BYTES

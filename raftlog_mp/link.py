@@ -63,6 +63,7 @@ class Link:
         self.on_lost: Callable[[], None] | None = None
         self.on_fork: Callable[[], None] | None = None
         self._sock: Any = None
+        self._sleeper: wakeup.Sleeper | None = None
         self._parser = Parser()
         self._renew_locks()
         _links.add(self)
@@ -207,7 +208,7 @@ class Link:
         if self._config is not None:
             self._compare(view.config)
         sock.setblocking(False)
-        self.view, self._parser = view, parser
+        self.view, self._parser, self._sleeper = view, parser, wakeup.Sleeper(sock)
         if self.on_connect is not None:
             lane = LaneProducer(mapping)
             self.seat = lane
@@ -303,8 +304,8 @@ class Link:
     def _lead(self, ready: Callable[[], bool], deadline: float, wants: int) -> None:
         """Sleep on the socket once, for everybody; then wake those whose condition came true."""
         try:
-            seat, sock = self.seat, self._sock
-            if seat is None or sock is None:
+            sleeper, sock = self._sleeper, self._sock
+            if sleeper is None or sock is None:
                 return
             with self._mutex:
                 self._sleeps += 1
@@ -312,8 +313,8 @@ class Link:
                     wants |= bits
                 self._arm(self._sleeps << 2 | wants)
             # The re-check after arming: a cursor stored before the writer saw our flag is seen here.
-            if not ready() and not self._any_follower_ready():
-                wakeup.wait_readable(sock, min(deadline - wakeup.now(), WAIT_SECONDS_MAX))
+            if not ready() and not (self._followers and self._any_follower_ready()):
+                sleeper.sleep(min(deadline - wakeup.now(), WAIT_SECONDS_MAX))
             with self._mutex:
                 self._arm(0)
             self._hear(sock)
@@ -353,19 +354,16 @@ class Link:
     def _hand_over(self) -> None:
         with self._mutex:
             self._led = False
+            if not self._followers:
+                return
             followers = list(self._followers)
-        woken = False
         for ready, event, _ in followers:
             if ready():
                 event.set()
-                woken = True
-        if followers and not woken:
-            followers[0][1].set()  # somebody has to lead
-        elif followers:
-            for ready, event, _ in followers:
-                if not event.is_set():
-                    event.set()
-                    break
+        for _, event, _ in followers:
+            if not event.is_set():
+                event.set()  # one of those who go on waiting has to lead
+                return
 
     # ------------------------------------------------------------ end and fork
     def close(self) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import errors, hard_state, layout, place, processes, shm, wakeup
 from . import format as fmt
-from .client import Client, Payload, Ticket, as_bytes, check_failed, check_term
+from .client import Client, Payload, Ticket, as_bytes, check_failed, check_term, deadline_of
 from .config import LogConfig
-from .files import Files, join, real_path
+from .files import Files, PathLike, join, real_path
 from .follow import UPTO, Follower, compacted, start_of
-from .link import FOREVER, Link
+from .link import Link
 from .metrics import LogStats, stats_of
 from .protocol import CLIENT, READER
 from .reader import Reader
@@ -28,7 +27,6 @@ class _Default:
 
 DEFAULT: Any = _Default()
 Timeout = float | None
-PathLike = str | os.PathLike[str]
 
 
 class LogReader:
@@ -181,12 +179,11 @@ class LogReader:
         """Counters and frontiers, read from shared memory at one moment."""
         self._link.check_open()
         view = self._reader.view()
-        return stats_of(view, self.path)
+        return stats_of(view, self.path, lapped_reads=self._reader.lapped_reads)
 
     # ------------------------------------------------------------ life
     def _deadline(self, timeout: Timeout) -> float:
-        seconds = self._timeout if timeout is DEFAULT else timeout
-        return FOREVER if seconds is None else wakeup.now() + seconds
+        return deadline_of(self._timeout if timeout is DEFAULT else timeout)
 
     @property
     def closed(self) -> bool:
@@ -236,10 +233,10 @@ class Log(LogReader):
     def _append(self, payloads: Iterable[Payload], term: int | None, timeout: Timeout) -> range:
         self._link.check_open()
         check_term(term)
-        deadline = self._deadline(timeout)
-        ticket = self._client.submit(payloads, term, deadline)
+        seconds = self._timeout if timeout is DEFAULT else timeout
+        ticket = self._client.submit(payloads, term, seconds)
         if not ticket._done:
-            self._client.await_ticket(ticket, deadline)
+            self._client.await_ticket(ticket, deadline_of(seconds))
         if ticket._error is not None:
             raise ticket._error
         return ticket._range
@@ -251,7 +248,7 @@ class Log(LogReader):
         """
         self._link.check_open()
         check_term(term)
-        return self._client.submit(payloads, term, self._deadline(DEFAULT))
+        return self._client.submit(payloads, term, self._timeout)
 
     def flush(self, timeout: Timeout = DEFAULT) -> None:
         """Return once everything visible now is fsynced, whatever the policy; :class:`SyncFailed` if the disk failed."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import format as fmt
 from .catalog import SegmentInfo
 from .errors import CorruptLog, NotALog
-from .files import Files
+from .files import Files, join
 
 
 @dataclass(slots=True)
@@ -49,14 +48,14 @@ class Manifest:
 
 def manifest_path(directory: str) -> str:
     """Where the manifest stands."""
-    return os.path.join(directory, fmt.MANIFEST_NAME)
+    return join(directory, fmt.MANIFEST_NAME)
 
 
 def shm_folder(directory: str, manifest: Manifest) -> str:
     """The folder of control, ring and active index: ``DIR/shm``, or one per log below the configured folder."""
     if manifest.shm_dir is None:
-        return os.path.join(directory, fmt.SHM_NAME)
-    return os.path.join(manifest.shm_dir, f"raftlog-{manifest.uuid}")
+        return join(directory, fmt.SHM_NAME)
+    return join(manifest.shm_dir, f"raftlog-{manifest.uuid}")
 
 
 def load(files: Files, directory: str) -> Manifest:

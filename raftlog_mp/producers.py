@@ -8,7 +8,6 @@ is rebuilt from the headers of records; each segment starts with a snapshot, so 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
 
 import msgpack
 
@@ -19,13 +18,7 @@ WINDOW = COMPLETION_SLOTS
 IDLE_PRODUCERS_KEPT = 256  # of those without a connection; the longest silent ones are forgotten first
 
 
-class Outcome(NamedTuple):
-    """Where a submission went."""
-
-    first_index: int
-    count: int
-    term: int
-
+Outcome = tuple[int, int, int]  # first index, count, term: where a submission went
 
 APPENDED, NEW, FORGOTTEN = "appended", "new", "forgotten"
 
@@ -35,7 +28,7 @@ class Producers:
 
     def __init__(self) -> None:
         self._windows: OrderedDict[int, dict[int, Outcome]] = OrderedDict()
-        self._highest: dict[int, int] = {}
+        self._highest: dict[int, int] = {}  # at least; the newest key of the window may be higher
         self._low: dict[int, int] = {}  # below this sequence the table forgot, above it it knows everything
         self._connected: set[int] = set()
 
@@ -52,11 +45,19 @@ class Producers:
         self._highest.setdefault(producer, first_unresolved - 1)
         self._windows.move_to_end(producer)
         self.resolved(producer, first_unresolved - 1)
-        return self._highest[producer]
+        return self._newest(producer)
+
+    def _newest(self, producer: int) -> int:
+        """The highest sequence that was appended.  Sequences arrive in order, so it is the window's last key."""
+        window = self._windows.get(producer)
+        stored = self._highest.get(producer, 0)
+        return max(stored, next(reversed(window))) if window else stored
 
     def resolved(self, producer: int, sequence: int) -> None:
         """The client has read every answer up to ``sequence``: it will not ask for them again."""
         window = self._windows.get(producer, {})
+        if window:
+            self._highest[producer] = self._newest(producer)
         for old in [known for known in window if known <= sequence]:
             del window[old]
 
@@ -75,16 +76,14 @@ class Producers:
             if producer not in self._connected:
                 self._trim()
         window[sequence] = outcome
-        if sequence > self._highest.get(producer, 0):
-            self._highest[producer] = sequence
-        # Sequences arrive in order, so the oldest is first; amortised, the window is at most twice WINDOW.
+        # The oldest is first; amortised, the window is at most twice WINDOW.
         if len(window) >= 2 * WINDOW:
             for old in list(window)[: len(window) - WINDOW]:
                 del window[old]
 
     def look_up(self, producer: int, sequence: int) -> tuple[str, Outcome | None]:
         """What is known about a submission that may have been sent before.  Never guesses."""
-        highest = self._highest.get(producer, 0)
+        highest = self._newest(producer)
         outcome = self._windows.get(producer, {}).get(sequence)
         if outcome is not None:
             return APPENDED, outcome
@@ -115,8 +114,8 @@ class Producers:
                 newest = list(window.items())[-keep:] if keep else []
                 low = self._low.get(producer, 0)
                 if len(newest) < len(window):
-                    low = max(low, newest[0][0] if newest else self._highest.get(producer, 0) + 1)
-                rows.append([producer, self._highest.get(producer, 0), low, [[s, *outcome] for s, outcome in newest]])
+                    low = max(low, newest[0][0] if newest else self._newest(producer) + 1)
+                rows.append([producer, self._newest(producer), low, [[s, *outcome] for s, outcome in newest]])
             body: bytes = msgpack.packb(rows)
             if len(body) <= budget_bytes or not keep:
                 return body
@@ -127,5 +126,5 @@ class Producers:
         for producer in list(self._windows):
             self._forget(producer)
         for producer, highest, low, window in msgpack.unpackb(body):
-            self._windows[producer] = {row[0]: Outcome(*row[1:]) for row in window}
+            self._windows[producer] = {row[0]: (row[1], row[2], row[3]) for row in window}
             self._highest[producer], self._low[producer] = highest, low

@@ -41,6 +41,7 @@ class Reader:
         self._batch: tuple[Any, int, list[bytes]] = (None, -1, [])  # view, position and payloads of the batch decoded last
         self._view: Any = None
         self._seen = -1  # catalog version that the map below belongs to
+        self.lapped_reads = 0  # reads that the ring could no longer serve
 
     def renew_lock(self) -> None:
         """In a forked child: another thread of the parent may have held it."""
@@ -110,11 +111,21 @@ class Reader:
                 entry = self._entry_in(found[0], found[1], position, index)
                 if entry is not None:
                     return entry
-        for fields, body in self.records(index, index + 1):
-            entry = self._entry_in(fields, body, fields[11], index)
-            if entry is not None:
-                return entry
-        return None
+        return self._get_from_file(index)
+
+    def _get_from_file(self, index: int) -> Entry | None:
+        info, position = self._locate(index)
+        found = self._ring.record(position)
+        if found is None:
+            # Lapped: what lies below the floor is durable, so the segment file has it.
+            self.lapped_reads += 1
+            found = self._open(info)[1].record(position)
+            if found is None or (self._verify and not proves(*found)):
+                found = None
+        entry = self._entry_in(found[0], found[1], position, index) if found is not None else None
+        if entry is None:  # damaged, or overtaken by a change: the range read looks again, and names the damage
+            return next(iter(self.read(index, index + 1, None)), None)
+        return entry
 
     def _entry_in(self, fields: Fields, body: bytes, position: int, index: int) -> Entry | None:
         """The entry out of a record copy, or None if the record is not the one looked for."""

@@ -21,7 +21,7 @@ from .files import Files, join
 from .format import RecordHeader, SegmentHeader
 from .index import write_sealed
 from .manifest import Manifest, shm_folder
-from .producers import Outcome, Producers
+from .producers import Producers
 from .ring import RingReader
 from .segment import Scan, proves, scan_records, seal_segment
 from .types import PersistenceStrategy
@@ -253,7 +253,7 @@ def absorb_record(record: RecordHeader, body: bytes, slots: list[bytes], produce
     if record.kind == fmt.KIND_ENTRIES:
         slots.append(record.position.to_bytes(8, "little") * record.count)
         if record.producer:
-            producers.record(record.producer, record.sequence, Outcome(record.base_index, record.count, record.term))
+            producers.record(record.producer, record.sequence, (record.base_index, record.count, record.term))
     elif record.kind == fmt.KIND_PRODUCERS:
         producers.restore(body)
 

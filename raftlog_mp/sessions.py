@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
 from . import errors, layout, shm, wakeup
 from .config import LogConfig
 from .control import Control
-from .lane import LaneConsumer, Seat
+from .lane import Completion, LaneConsumer, Seat
 from .producers import Producers
 from .protocol import CLIENT, PROTOCOL_VERSION, READER, Parser, ProtocolError, pack_message
 
@@ -38,7 +37,7 @@ class Peer:
         self.next_sequence = 1
         self.resumed_until = 0  # sequences up to here may have been sent to an earlier writer or connection
         self.rung = 0  # the sleep that was rung last
-        self.answers: list[tuple[int, int, int, int, int, int]] = []
+        self.answers: list[Completion] = []
         self.said_bye = False
 
     def ring(self, wanted: int) -> None:
@@ -163,11 +162,11 @@ class Sessions:
         except OSError:
             self.drop(peer)
         finally:
-            os.close(fd)
+            shm.close_fd(fd)
         self._count()
 
     def _give_lane(self, peer: Peer, mapping: shm.Mapping, lane_bytes: int, first: int) -> None:
-        peer.lane = LaneConsumer(mapping, lane_bytes, first)
+        peer.lane = LaneConsumer(mapping, lane_bytes)
         peer.seat = peer.lane
         peer.next_sequence = first
         peer.resumed_until = self._producers.connect(peer.producer, first)

@@ -126,6 +126,11 @@ def create_memfd(name: str, length: int) -> tuple[int, Mapping]:
         raise
 
 
+def close_fd(fd: int) -> None:
+    """Give back a memfd's descriptor; mappings of it stay."""
+    os.close(fd)
+
+
 def map_memfd(fd: int) -> Mapping:
     """Map a received memfd whole, writable, and close the descriptor."""
     try:

@@ -17,6 +17,8 @@ from .protocol import BELL
 
 CREDENTIALS = struct.Struct("iII")
 RECV_BYTES = 1 << 16
+_RING_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_RECV_FLAGS = int(socket.MSG_DONTWAIT)
 
 
 def now() -> float:
@@ -120,7 +122,7 @@ def send(sock: socket.socket, data: bytes) -> None:
 def ring_bell(sock: socket.socket) -> None:
     """Wake the peer.  Never waits: a full buffer means it is being woken, a closed one means it is gone."""
     with contextlib.suppress(OSError):
-        sock.send(BELL, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        sock.send(BELL, _RING_FLAGS)
 
 
 
@@ -129,18 +131,23 @@ def ring_bell(sock: socket.socket) -> None:
 def receive_now(sock: socket.socket) -> bytes | None:
     """What has arrived: bytes, ``b''`` at end of stream, None if nothing."""
     try:
-        return sock.recv(RECV_BYTES, socket.MSG_DONTWAIT)
+        return sock.recv(RECV_BYTES, _RECV_FLAGS)
     except (BlockingIOError, InterruptedError):
         return None
     except OSError:
         return b""
 
 
-def wait_readable(sock: socket.socket, timeout: float | None) -> bool:
-    """Sleep until the socket has bytes or ended, or ``timeout`` seconds passed."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))))
+class Sleeper:
+    """Sleeps on one socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def sleep(self, timeout: float) -> None:
+        """Until the socket has bytes or ended, or ``timeout`` seconds passed."""
+        self._poll.poll(max(0, int(timeout * 1000 + 0.999)))
 
 
 class Poller:

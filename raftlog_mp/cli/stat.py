@@ -1,0 +1,122 @@
+"""``stat``: the state of a log in numbers, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import log, wakeup
+from ..metrics import LogStats
+from . import options, outcome, screen
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = tuple[str, Callable[[LogStats], str], str]
+
+# group -> rows of (name, value, meaning).  A name is the JSON key of its number, so that people and scripts agree.
+GROUPS: dict[str, list[Row]] = {
+    "writer": [
+        ("state", lambda s: s.state, "starting, running, failed (disk), stopped"),
+        ("writer_pid", lambda s: str(s.writer_pid) if s.writer_pid else "none", "process that owns the log"),
+        ("generation", lambda s: screen.count(s.generation), "writers that have served this log"),
+        ("strategy", lambda s: s.strategy, "what an append waits for"),
+        ("flush_policy", lambda s: s.flush_policy, "when the writer fsyncs"),
+    ],
+    "entries": [
+        ("first_index", lambda s: screen.count(s.first_index), "oldest entry that can be read"),
+        ("last_index", lambda s: screen.count(s.last_index), "newest entry that readers see"),
+        ("durable_index", lambda s: screen.count(s.durable_index), "fsynced up to here"),
+        ("commit_index", lambda s: screen.count(s.commit_index) if s.commit_index else "unset", "Raft's commit index"),
+        ("unflushed_entries", lambda s: screen.count(s.unflushed_entries), "appended, not yet fsynced"),
+        ("unflushed_bytes", lambda s: screen.size(s.unflushed_bytes), "the same in bytes"),
+    ],
+    "since the writer started": [
+        ("appends", lambda s: screen.count(s.appends), "batches"),
+        ("entries", lambda s: screen.count(s.entries), "entries in them"),
+        ("bytes", lambda s: screen.size(s.bytes), "payload in them"),
+        ("fsyncs", lambda s: screen.count(s.fsyncs), "flushes of segment files"),
+        ("fsync_ms_mean", lambda s: f"{s.fsync_ms_mean:.3f} ms", "mean time of one"),
+        ("rolls", lambda s: screen.count(s.rolls), "segments begun"),
+        ("marks", lambda s: screen.count(s.marks), "durable marks left when idle"),
+        ("dropped_peers", lambda s: screen.count(s.dropped_peers), "clients dropped for sending nonsense"),
+    ],
+    "now": [
+        ("segments", lambda s: screen.count(s.segments), "segment files"),
+        ("clients", lambda s: screen.count(s.clients), "connected handles that append"),
+        ("readers", lambda s: screen.count(s.readers), "connected handles that only read"),
+        ("pressure_level", lambda s: s.pressure_level, "memory pressure: none, soft, hard"),
+        ("loss_possible", lambda s: "yes" if s.loss_possible else "no", "a power cut may have taken a suffix"),
+    ],
+}  # fmt: skip
+
+
+@click.command()
+@options.directory
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option("--interval", type=click.FloatRange(0.05), default=1.0, show_default=True, metavar="SECONDS", help="Time between two looks of --watch.")
+@options.as_json("Print one object; with --watch one a line.")
+def stat(directory: str, watch: bool, interval: float, as_json: bool) -> int:
+    """Show what state a log is in. Works without a writer; changes nothing."""
+    with log.open_reader(directory) as reader:
+        try:
+            if as_json:
+                print_json(reader, interval if watch else None)
+            elif watch:
+                watch_table(reader, interval)
+            else:
+                screen.console().print(table(reader))
+        except KeyboardInterrupt:
+            pass  # the usual way to end --watch
+    return outcome.FINE
+
+
+def print_json(reader: log.LogReader, interval: float | None) -> None:
+    """The numbers as JSON, once or every ``interval`` seconds."""
+    while True:
+        found: dict[str, Any] = reader.stats().as_dict() | {"uuid": reader.uuid, "config": reader.config.as_dict()}
+        click.echo(json.dumps(found))
+        if interval is None:
+            return
+        wakeup.pause(interval)
+
+
+def watch_table(reader: log.LogReader, interval: float) -> None:
+    """The table, redrawn in place, with the rate of appends."""
+    from rich.live import Live
+
+    before = reader.stats()
+    with Live(table(reader), console=screen.console(), auto_refresh=False, screen=False) as live:
+        while True:
+            wakeup.pause(interval)
+            now = reader.stats()
+            same = now.generation == before.generation
+            live.update(table(reader, (now.entries - before.entries) / interval if same else None), refresh=True)
+            before = now
+
+
+def table(reader: log.LogReader, entries_per_second: float | None = None) -> Table:
+    """The numbers, grouped, each with its meaning."""
+    from rich import box
+    from rich.table import Table
+
+    stats, config = reader.stats(), reader.config
+    drawn = Table(box=box.SIMPLE, show_header=False, title=stats.path, title_justify="left", title_style="bold", pad_edge=False)
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(justify="right", no_wrap=True)
+    drawn.add_column(style="dim")
+    for group, rows in GROUPS.items():
+        drawn.add_row(f"[bold]{group}[/]")
+        for name, value, meaning in rows:
+            drawn.add_row(f"  {name}", value(stats), meaning)
+        if group == "since the writer started" and entries_per_second is not None:
+            drawn.add_row("  entries/s", screen.rate(entries_per_second), "appended since the last look")
+        drawn.add_section()
+    drawn.add_row("[bold]settings[/]")
+    for name in ("segment_bytes", "ring_bytes", "lane_bytes"):
+        drawn.add_row(f"  {name}", screen.size(getattr(config, name)), "")
+    drawn.add_row("  max_entry_bytes", screen.size(config.entry_bytes_limit), "largest entry")
+    return drawn

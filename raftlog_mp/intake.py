@@ -1,0 +1,187 @@
+"""Intake: submissions out of the lanes, decided one by one, into the journal.
+
+The writer copies first and believes only the copy.  A client that breaks the rules of its lane is dropped; a
+submission that is merely not acceptable is answered with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from crc32c import crc32c
+
+from . import errors, layout, shm, wakeup
+from . import format as fmt
+from .journal import Journal
+from .lane import Completion, LaneConsumer
+from .layout import FLAG_TERM_GIVEN, SUBMISSION, SUBMISSION_BYTES
+from .producers import APPENDED, FORGOTTEN
+from .sessions import Peer, Sessions
+
+DRAIN_BYTES = 256 * 1024  # of one lane in one round: a flooding client cannot starve the others
+
+
+class _Run:
+    """Collects the answers to submissions that lie back to back and are alike: one completion slot for all."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._last = self._first_index = self._next_index = self._count = self._term = 0
+
+    def add(self, sequence: int, first_index: int, count: int, term: int) -> None:
+        """One more appended batch."""
+        if first_index != self._next_index or count != self._count or term != self._term:
+            self.close()
+            self._first_index, self._count, self._term = first_index, count, term
+        self._last, self._next_index = sequence, first_index + count
+
+    def close(self) -> None:
+        """The next answer is of another kind, or a publish may come: a run never reaches across one."""
+        if self._last:
+            self._peer.answers.append((self._last, layout.OK, self._first_index, self._count, self._term, 0))
+            self._last = self._next_index = 0
+
+
+class Intake:
+    """The first half of the writer's round: what the lanes hold becomes records of the journal, and answers.
+
+    ``make_room()`` is called when the journal has no room: it flushes and returns True if there may be room now.
+    """
+
+    def __init__(self, journal: Journal, sessions: Sessions, make_room: Callable[[], bool]) -> None:
+        self.journal, self.sessions, self._make_room = journal, sessions, make_room
+        self.control, self.config = journal.control, journal.config
+        self._entry_limit = self.config.entry_bytes_limit
+        self._hard_term = self.control.hard_term.load(shm.RELAXED)
+        self.blocked = False  # a submission waits for room
+        self.oldest = 0.0  # when the oldest unflushed entry arrived
+        self.owing: list[Peer] = []  # peers with answers that wait for a publish
+        self.resent = 0
+
+    def waiting(self) -> bool:
+        """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads)."""
+        return any(p.lane is not None and p.lane.tail.load(shm.SEQ_CST) != p.lane.head for p in self.sessions.clients)
+
+    def drain(self) -> bool:
+        """Take what the lanes hold, round robin with a byte budget; True if anything was taken."""
+        moved, self.blocked = False, False
+        for peer in list(self.sessions.clients):
+            lane = peer.lane
+            if lane is None:
+                continue
+            tail = lane.tail.load(shm.ACQUIRE)  # pairs with the client's store: the bytes below it are there
+            if tail != lane.head:
+                if not 0 < tail - lane.head <= lane.lane_bytes:
+                    self.sessions.drop_bad(peer, f"lane cursor {tail} out of range")
+                    continue
+                moved |= self._take(peer, lane, tail)
+        clients = self.sessions.clients
+        if len(clients) > 1:
+            clients.append(clients.pop(0))  # the next round starts with the next lane
+        return moved
+
+    def _take(self, peer: Peer, lane: LaneConsumer, tail: int) -> bool:
+        """Execute submissions of one lane from a private copy of its bytes; True if any was taken."""
+        start, journal, run = lane.head, self.journal, _Run(peer)
+        chunk = lane.copy(start, min(tail, start + DRAIN_BYTES))
+        at, size, entry_limit = 0, len(chunk), self._entry_limit
+        if journal.unflushed_entries == 0:
+            self.oldest = wakeup.now()
+        self.owing.append(peer)
+        while at + SUBMISSION_BYTES <= size:
+            fields = SUBMISSION.unpack_from(chunk, at)
+            length, kind, flags, count, body_crc, term, sequence, _, _ = fields
+            end = at + SUBMISSION_BYTES + length
+            if end > size:
+                if start + end > tail:
+                    self.sessions.drop_bad(peer, f"submission of {length} bytes ends beyond the lane's cursor")
+                    break
+                if at > 0:
+                    break  # the rest comes in the next round
+                chunk = lane.copy(start, start + end)
+                size = len(chunk)
+            if sequence != peer.next_sequence:
+                self.sessions.drop_bad(peer, f"sequence {sequence} where {peer.next_sequence} was due")
+                break
+            body = chunk[at + SUBMISSION_BYTES : end]
+            if not flags and not self._hard_term:
+                term = journal.last_term or 1
+            if (
+                count == 1 and kind == layout.SUBMIT_APPEND and length <= entry_limit and crc32c(body) == body_crc
+                and term >= journal.last_term and term >= self._hard_term and journal.admits(length, 1)
+                and sequence > peer.resumed_until and journal.failure is None and (flags or not self._hard_term)
+            ):  # fmt: skip
+                run.add(sequence, journal.append(body, body_crc, 1, term, peer.producer, sequence), 1, term)
+            else:  # a batch, a repetition, no room, or not acceptable: the careful way
+                run.close()
+                answer = self._execute(peer, fields, body)
+                if answer is None:
+                    self.blocked = True  # no room now: it stays in the lane, nothing is lost or dropped
+                    break
+                peer.answers.append(answer)
+            peer.next_sequence += 1
+            at = end
+        run.close()
+        lane.head = start + at
+        return at > 0
+
+    def _execute(self, peer: Peer, fields: tuple[int, ...], body: bytes) -> Completion | None:
+        """Decide one submission; None if there is no room for it now."""
+        _, kind, flags, count, body_crc, term, sequence, _, _ = fields
+        journal = self.journal
+        if sequence <= peer.resumed_until:
+            verdict, outcome = journal.producers.look_up(peer.producer, sequence)
+            if verdict == APPENDED and outcome is not None and (
+                journal.failure is None or outcome[0] <= journal.published_index
+            ):
+                self.resent += 1
+                self.control.resent.store(self.resent, shm.RELAXED)
+                return sequence, layout.OK, outcome[0], outcome[1], outcome[2], 0
+            if verdict == FORGOTTEN:
+                return sequence, layout.UNKNOWN, 0, 0, 0, 0
+        if journal.failure is not None:
+            return sequence, layout.SYNC_FAILED, 0, 0, 0, journal.failure.errno or 0
+        refusal = self._refusal(kind, count, body, body_crc)
+        if refusal is not None:
+            return sequence, refusal[0], 0, 0, 0, refusal[1]
+        if flags & FLAG_TERM_GIVEN:
+            current = max(journal.last_term, self._hard_term)
+            if term < current:
+                return sequence, layout.STALE_TERM, 0, 0, current, 0
+        elif self._hard_term:
+            return sequence, layout.TERM_REQUIRED, 0, 0, journal.last_term, 0
+        else:
+            term = journal.last_term or 1
+        return self._append(body, body_crc, count, term, peer.producer, sequence)
+
+    def _append(
+        self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int
+    ) -> Completion | None:
+        journal = self.journal
+        try:
+            if not journal.fits(len(body), count):
+                if not self._make_room():
+                    return None
+            if journal.needs_roll(len(body), count):
+                journal.roll(len(body), count)
+        except errors.SyncFailed as failed:
+            return sequence, layout.SYNC_FAILED, 0, 0, 0, failed.errno or 0
+        except errors.DiskFull as full:
+            return sequence, layout.DISK_FULL, 0, 0, 0, full.errno or 0
+        first = journal.append(body, body_crc, count, term, producer, sequence)
+        return sequence, layout.OK, first, count, term, 0
+
+    def _refusal(self, kind: int, count: int, body: bytes, body_crc: int) -> tuple[int, int] | None:
+        """Why the copy of a submission is not acceptable, as (status, detail); None if it is."""
+        if kind != layout.SUBMIT_APPEND or count < 1 or crc32c(body) != body_crc:
+            return layout.MALFORMED, 0
+        limit = self._entry_limit
+        if count == 1:
+            return (layout.TOO_LARGE, limit) if len(body) > limit else None
+        if len(body) > self.config.batch_bytes_limit:
+            return layout.TOO_LARGE, self.config.batch_bytes_limit
+        try:
+            payloads = fmt.unpack_body(body, count)
+        except ValueError:
+            return layout.MALFORMED, 0
+        return (layout.TOO_LARGE, limit) if max(map(len, payloads)) > limit else None
