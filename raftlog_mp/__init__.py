@@ -7,6 +7,7 @@
 b'hello'
 """
 
+from .client import Ticket
 from .config import Adaptive, Batch, Immediate, LogConfig, PressureConfig
 from .errors import (
     AccessDenied,
@@ -31,7 +32,7 @@ from .errors import (
     VersionMismatch,
     WriterUnavailable,
 )
-from .log import Log, LogReader, Ticket, Writer, open_log, open_reader, start_writer, stop_writer
+from .log import Log, LogReader, Writer, open_log, open_reader, start_writer, stop_writer
 from .metrics import LogStats
 from .types import Entry, HardState, LogId, PersistenceStrategy, majority_match_index
 

@@ -113,7 +113,9 @@ class Client:
                 if lane is not None and self._has_room(lane, length):
                     ticket.sequence = sequence = self._next_sequence
                     self._next_sequence = sequence + 1
-                    head = SUBMISSION.pack(len(body), layout.SUBMIT_APPEND, flags, count, crc, term or 0, sequence, 0, 0)
+                    head = SUBMISSION.pack(
+                        len(body), layout.SUBMIT_APPEND, flags, count, crc, term or 0, sequence, 0, 0
+                    )
                     ticket._submission = head + body
                     self._pending.append(ticket)
                     ticket._cursor = lane.put(ticket._submission)
@@ -209,7 +211,9 @@ class Client:
 
     def _check_era(self, ticket: Ticket) -> None:
         if ticket._era != self._link.era:
-            raise errors.LogClosed("this ticket belongs to the parent of this forked process; only the parent can wait on it")
+            raise errors.LogClosed(
+                "this ticket belongs to the parent of this forked process; only the parent can wait on it"
+            )
 
     # ------------------------------------------------------------ connection
     def _hello_fields(self) -> dict[str, Any]:
@@ -303,7 +307,9 @@ def check_term(term: Any) -> None:
         raise TypeError(f"a term is an integer, not {type(term).__name__}")
     if not 1 <= term <= TERM_MAX:
         allowed = "an integer from 1 to 2**63-1"
-        raise errors.ConfigError(f"term={term} is not allowed: give {allowed}", field="term", value=term, allowed=allowed)
+        raise errors.ConfigError(
+            f"term={term} is not allowed: give {allowed}", field="term", value=term, allowed=allowed
+        )
 
 
 def too_large(what: str, size_bytes: int, limit_bytes: int) -> errors.EntryTooLarge:

@@ -69,7 +69,11 @@ FlushPolicy = Immediate | Batch | Adaptive
 def parse_flush_policy(text: str) -> FlushPolicy:
     """``immediate``, ``batch:THRESHOLD:INTERVAL_MS`` or ``adaptive:TARGET_MS`` (numbers may be left out)."""
     name, *numbers = text.strip().lower().split(":")
-    kinds: dict[str, Any] = {"immediate": (Immediate, ()), "batch": (Batch, (int, float)), "adaptive": (Adaptive, (float,))}
+    kinds: dict[str, Any] = {
+        "immediate": (Immediate, ()),
+        "batch": (Batch, (int, float)),
+        "adaptive": (Adaptive, (float,)),
+    }
     allowed = "immediate, batch:THRESHOLD:INTERVAL_MS or adaptive:TARGET_MS"
     try:
         cls, casts = kinds[name]

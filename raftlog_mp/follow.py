@@ -34,7 +34,7 @@ class Follower(Iterator[Entry]):
         def limit() -> int:
             control = self._reader.view().control
             # SEQ_CST: the sleeper's re-check; and it acquires the entries published before the frontier moved.
-            return min(getattr(control, word).load(shm.SEQ_CST), control.last_index.load(shm.SEQ_CST))
+            return int(min(getattr(control, word).load(shm.SEQ_CST), control.last_index.load(shm.SEQ_CST)))
 
         return limit
 
@@ -79,7 +79,7 @@ def compacted(index: int, first_index: int) -> errors.Compacted:
 def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
     """The first index to yield.  Raises :class:`Compacted`, :class:`Truncated` or :class:`IndexGap`."""
     control = reader.view().control
-    first, last = control.first_index.load(shm.ACQUIRE), control.last_index.load(shm.ACQUIRE)
+    first, last = int(control.first_index.load(shm.ACQUIRE)), int(control.last_index.load(shm.ACQUIRE))
     if after is not None:
         if start is not None:
             raise TypeError("give start or after, not both")

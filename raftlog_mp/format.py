@@ -94,7 +94,7 @@ class RecordHeader(NamedTuple):
     header_crc: int
     body_crc: int
     body_bytes: int
-    count: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count
     kind: int
     flags: int
     log_id: int

@@ -39,5 +39,7 @@ def load(files: Files, directory: str) -> HardState:
         if document is not None and (newest is None or document["version"] > newest["version"]):
             newest = document
     if newest is None:
-        raise fmt.corrupt(f"{path} is damaged in both slots; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME)
+        raise fmt.corrupt(
+            f"{path} is damaged in both slots; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME
+        )
     return HardState(newest["term"], newest["voted_for"])

@@ -63,7 +63,9 @@ def open_active(path: str, base_index: int) -> IndexReader:
     return IndexReader(base_index, mapping.view().cast("Q"), mapping)
 
 
-def open_sealed(files: Files, path: str, log_id: int, segment_id: int, base_index: int, count: int) -> IndexReader | None:
+def open_sealed(
+    files: Files, path: str, log_id: int, segment_id: int, base_index: int, count: int
+) -> IndexReader | None:
     """The sealed index at ``path``, or None if it is missing or not exactly right (then rebuild it)."""
     try:
         with files.opened(path) as fd:
@@ -76,7 +78,11 @@ def open_sealed(files: Files, path: str, log_id: int, segment_id: int, base_inde
     view = memoryview(mapping)
     header = fmt.read_index_header(bytes(view[: fmt.INDEX_HEADER_BYTES]), path)
     slots = view[fmt.INDEX_HEADER_BYTES :]
-    if header is not None and header[:4] == (log_id, segment_id, base_index, count) and crc32c(slots) == header.slots_crc:
+    if (
+        header is not None
+        and header[:4] == (log_id, segment_id, base_index, count)
+        and crc32c(slots) == header.slots_crc
+    ):
         return IndexReader(base_index, slots.cast("Q"), mapping)
     slots.release()
     view.release()

@@ -159,9 +159,8 @@ class Intake:
     ) -> Completion | None:
         journal = self.journal
         try:
-            if not journal.fits(len(body), count):
-                if not self._make_room():
-                    return None
+            if not journal.fits(len(body), count) and not self._make_room():
+                return None
             if journal.needs_roll(len(body), count):
                 journal.roll(len(body), count)
         except errors.SyncFailed as failed:

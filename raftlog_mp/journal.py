@@ -12,11 +12,12 @@ All methods run in the writer's main thread.  A :class:`FlushJob` is the one thi
 from __future__ import annotations
 
 import errno
-import threading
 from typing import NamedTuple
 
+from crc32c import crc32c
+
 from . import format as fmt
-from . import layout, shm, wakeup
+from . import layout, shm
 from .catalog import SegmentInfo
 from .config import LogConfig
 from .control import Control
@@ -27,33 +28,7 @@ from .manifest import Manifest, save
 from .producers import Producers
 from .ring import RingWriter
 from .segment import SegmentWriter
-
-
-class FlushJob:
-    """Write ring bytes ``[start, end)`` to the segment and sync it.  Runs in any thread; touches nothing else."""
-
-    def __init__(self, segment: SegmentWriter, start: int, pieces: list[memoryview], end: int, last_index: int) -> None:
-        self.segment, self.start, self.pieces = segment, start, pieces
-        # What the sync will cover is fixed here, before it is issued: later bytes are not in it.
-        self.end, self.last_index = end, last_index
-        self.error: OSError | None = None
-        self.seconds = 0.0
-        self.finished: threading.Event | None = None  # set by the helper thread, if one runs it
-
-    def run(self) -> None:
-        """Do it; an error is kept for the main thread."""
-        began = wakeup.now()
-        try:
-            self.segment.write(self.start, self.pieces)
-            self.segment.sync()
-        except OSError as error:
-            self.error = error
-        finally:
-            for piece in self.pieces:
-                piece.release()
-        self.seconds = wakeup.now() - began
-        if self.finished is not None:
-            self.finished.set()
+from .syncer import FlushJob
 
 
 class Carried(NamedTuple):
@@ -97,7 +72,9 @@ class Journal:
     # ------------------------------------------------------------ append
     def admits(self, body_bytes: int, count: int) -> bool:
         """The hot path's one question: there is room in memory and in the segment.  If not, ask why below."""
-        return self.end + fmt.RECORD_BYTES + body_bytes <= self._open_end and self.next_index + count <= self._open_index
+        return (
+            self.end + fmt.RECORD_BYTES + body_bytes <= self._open_end and self.next_index + count <= self._open_index
+        )
 
     def _open_gate(self) -> None:
         """Recompute up to where :meth:`admits` says yes; after every change of the durable frontier or segment."""
@@ -386,7 +363,7 @@ class Journal:
         """The exactly-once table opens the segment, so that recovery never needs an older one."""
         self._parts += (
             fmt.pack_record_header(
-                fmt.crc32c(snapshot), len(snapshot), 0, fmt.KIND_PRODUCERS, self.log_id, self.generation,
+                crc32c(snapshot), len(snapshot), 0, fmt.KIND_PRODUCERS, self.log_id, self.generation,
                 self.next_index, self.last_term, self.end, self.durable, 0, 0,
             ),
             snapshot,
@@ -411,3 +388,5 @@ class Journal:
         if self.index is not None and clean and self.failure is None:
             self.index.close()
         self.ring.close()
+        if clean and self.failure is None:
+            shm.remove(join(self.folder, fmt.ring_name(self.generation)))  # nothing in it that the files lack

@@ -75,6 +75,7 @@ CONTROL_WORDS: dict[str, int] = {
     "dropped_peers": 608,
     "ring_full_waits": 616,
     "segments": 624,
+    "loss_possible": 632,
 }
 
 STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED = 0, 1, 2, 3

@@ -16,11 +16,10 @@ from typing import Any
 from . import errors, layout, place, processes, shm, wakeup
 from . import format as fmt
 from .config import LogConfig
-from .control import Control, open_control
 from .files import Files, join
 from .lane import LaneProducer, Seat
 from .protocol import PROTOCOL_VERSION, Parser, ProtocolError, pack_message
-from .ring import RingReader
+from .view import View
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +29,6 @@ WAIT_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
 FOREVER = float("inf")
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
-
-
-class View:
-    """What a generation of the writer shows: its control block and ring, mapped read-only."""
-
-    def __init__(self, welcome: dict[str, Any]) -> None:
-        self.folder: str = welcome["folder"]
-        self.generation: int = welcome["generation"]
-        self.log_id: int = welcome["log_id"]
-        self.uuid: str = welcome["uuid"]
-        self.config = LogConfig.from_dict(welcome["config"])
-        self.control: Control = open_control(join(self.folder, fmt.control_name(self.generation)))
-        mapping = shm.open_file(join(self.folder, fmt.ring_name(self.generation)))
-        self.ring = RingReader(mapping, self.control.floor)
 
 
 class Link:
@@ -179,13 +164,16 @@ class Link:
         try:
             sock = wakeup.connect(self.directory, timeout)
         except PermissionError:
-            raise errors.AccessDenied(f"the writer's socket in {self.directory} may not be used by user {wakeup.user_id()}") from None
+            raise errors.AccessDenied(
+                f"the writer's socket in {self.directory} may not be used by user {wakeup.user_id()}"
+            ) from None
         except (OSError, ValueError):
             return False
         try:
             hello = self.hello_fields()
             sock.sendall(pack_message(op="hello", version=PROTOCOL_VERSION, role=self.role, **hello))
-            parser, fds, messages = Parser(), [], []
+            parser, fds = Parser(), list[int]()
+            messages: list[dict[str, Any]] = []
             while not messages:
                 data, new_fds = wakeup.receive_with_fds(sock)
                 fds += new_fds

@@ -82,7 +82,9 @@ class LogReader:
         self._link.check_open()
         if upto not in UPTO:
             allowed = ", ".join(UPTO)
-            raise errors.ConfigError(f"upto={upto!r} is not allowed: give {allowed}", field="upto", value=upto, allowed=allowed)
+            raise errors.ConfigError(
+                f"upto={upto!r} is not allowed: give {allowed}", field="upto", value=upto, allowed=allowed
+            )
         return Follower(self._reader, self._link, start_of(self._reader, start, after), upto, timeout)
 
     # ------------------------------------------------------------ frontiers
@@ -173,7 +175,9 @@ class LogReader:
             return False
 
         if not self._link.wait(durable, self._deadline(timeout), layout.WANTS_PROGRESS):
-            raise errors.LogTimeout(f"entry {target} was not durable in time; the writer goes on flushing, nothing is lost")
+            raise errors.LogTimeout(
+                f"entry {target} was not durable in time; the writer goes on flushing, nothing is lost"
+            )
 
     def stats(self) -> LogStats:
         """Counters and frontiers, read from shared memory at one moment."""
@@ -200,7 +204,9 @@ class LogReader:
         self._link.check_open()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -267,12 +273,16 @@ class Writer:
         if self._process.poll() is None:
             self._process.terminate()
             if not processes.wait_child(self._process, timeout):
-                raise errors.LogTimeout(f"the writer {self.pid} of {self.path} did not stop in {timeout} s; it goes on flushing")
+                raise errors.LogTimeout(
+                    f"the writer {self.pid} of {self.path} did not stop in {timeout} s; it goes on flushing"
+                )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 
@@ -293,7 +303,9 @@ def start_writer(path: PathLike, config: LogConfig | None = None) -> Writer:
         processes.wait_child(process, 10.0)
         raise errors.from_wire(report)
     if not report:
-        raise errors.WriterUnavailable(f"the writer of {directory} died while starting; see writer.log in that directory")
+        raise errors.WriterUnavailable(
+            f"the writer of {directory} died while starting; see writer.log in that directory"
+        )
     return Writer(directory, process, int(report["pid"]))
 
 

@@ -85,7 +85,9 @@ def missing(files: Files, directory: str) -> NotALog | CorruptLog:
         )  # fmt: skip
     if not files.is_dir(directory):
         return NotALog(f"there is no log at {directory}; create one with open_log() or `raftlog-mp serve {directory}`")
-    return NotALog(f"{directory} holds no log (no manifest in it); give the directory of a log, or an empty one to create it")
+    return NotALog(
+        f"{directory} holds no log (no manifest in it); give the directory of a log, or an empty one to create it"
+    )
 
 
 def save(files: Files, directory: str, manifest: Manifest) -> None:

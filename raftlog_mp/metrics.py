@@ -45,7 +45,7 @@ class LogStats:
         return dataclasses.asdict(self)
 
 
-def stats_of(view: Any, path: str, *, lapped_reads: int = 0, loss_possible: bool = False) -> LogStats:
+def stats_of(view: Any, path: str, *, lapped_reads: int = 0) -> LogStats:
     """The statistics that a view shows now."""
     words = view.control.snapshot()
     fsyncs = words["fsyncs"]
@@ -54,7 +54,7 @@ def stats_of(view: Any, path: str, *, lapped_reads: int = 0, loss_possible: bool
         flush_policy=str(view.config.flush_policy), generation=words["generation"], writer_pid=words["writer_pid"],
         fsync_ms_mean=round(words["fsync_ns"] / fsyncs / 1e6, 4) if fsyncs else 0.0,
         pressure_level=layout.LEVEL_NAMES.get(words["pressure_level"], "none"),
-        lapped_reads=lapped_reads, loss_possible=loss_possible,
+        lapped_reads=lapped_reads, loss_possible=bool(words["loss_possible"]),
         **{name: words[name] for name in (
             "first_index", "last_index", "durable_index", "commit_index", "appends", "entries", "bytes", "fsyncs",
             "unflushed_entries", "unflushed_bytes", "segments", "rolls", "marks", "clients", "readers", "dropped_peers",

@@ -49,7 +49,9 @@ def prepare_directory(files: Files, directory: str) -> None:
             raise errors.DiskFull(f"no space to create {directory}", errno=error.errno) from None
         raise errors.NotALog(f"{directory} cannot be created: {error.strerror}") from None
     if not files.writable_dir(directory):
-        raise errors.AccessDenied(f"{directory} cannot be written by user {wakeup.user_id()}; give a directory of your own")
+        raise errors.AccessDenied(
+            f"{directory} cannot be written by user {wakeup.user_id()}; give a directory of your own"
+        )
 
 
 def check_owner(files: Files, directory: str) -> None:

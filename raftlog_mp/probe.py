@@ -8,9 +8,10 @@ import psutil
 
 # File systems on which fsync, rename, flock and shared mappings mean what this library needs.  overlay is in:
 # each generation writes new files only, so copy-up cannot split a file that somebody already maps.
-LOCAL_FILESYSTEMS = frozenset(
-    "ext2 ext3 ext4 xfs btrfs f2fs zfs bcachefs jfs reiserfs tmpfs ramfs overlay nilfs2".split()
-)
+LOCAL_FILESYSTEMS = frozenset({
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "jfs", "reiserfs", "nilfs2",
+    "tmpfs", "ramfs", "overlay",
+})  # fmt: skip
 
 
 def filesystem(path: str) -> str:

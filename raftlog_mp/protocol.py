@@ -28,7 +28,7 @@ class ProtocolError(ValueError):
 
 def pack_message(**fields: Any) -> bytes:
     """One control message as bytes."""
-    body = msgpack.packb(fields)
+    body: bytes = msgpack.packb(fields)
     return _MESSAGE.pack(2, len(body)) + body
 
 

@@ -38,7 +38,11 @@ class Reader:
         self._link = source.link
         self._segments: OrderedDict[int, tuple[IndexReader, SegmentReader]] = OrderedDict()
         self._lock = threading.Lock()
-        self._batch: tuple[Any, int, list[bytes]] = (None, -1, [])  # view, position and payloads of the batch decoded last
+        self._batch: tuple[Any, int, list[bytes]] = (
+            None,
+            -1,
+            [],
+        )  # view, position and payloads of the batch decoded last
         self._view: Any = None
         self._seen = -1  # catalog version that the map below belongs to
         self.lapped_reads = 0  # reads that the ring could no longer serve

@@ -282,7 +282,9 @@ def _conclude(plan: Plan, seen: _Inspection) -> None:
         plan.end, plan.last_index, plan.last_term = sealed.end or 0, sealed.last_index or 0, sealed.last_term or 0
         if row.action == table.FINISH:
             plan.reseal.append(sealed)
-    elif scan is not None and row.action != table.RECREATE:  # kept or cut; when refused, readers may still serve the good prefix
+    elif (
+        scan is not None and row.action != table.RECREATE
+    ):  # kept or cut; when refused, readers may still serve the good prefix
         plan.tail = info
         plan.slots = b"".join(seen.slots)
         plan.end, plan.last_index, plan.last_term = scan.end, scan.last_index, scan.last_term
@@ -356,7 +358,9 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan) -> 
             files.unlink(join(directory, finding.file))
     for info in plan.reseal:
         with files.opened(join(directory, fmt.segment_name(info.segment_id)), write=True) as fd:
-            seal_segment(files, fd, expected_header(manifest, info), info.end or 0, info.last_index or 0, info.last_term or 0)
+            seal_segment(
+                files, fd, expected_header(manifest, info), info.end or 0, info.last_index or 0, info.last_term or 0
+            )
     segments = list(plan.segments)
     if plan.tail is not None:
         segments.append(_finish_tail(files, directory, manifest, plan, plan.tail))

@@ -113,7 +113,7 @@ def proves(fields: tuple[Any, ...], body: bytes) -> bool:
     """Whether both checksums of a record hold, on the copies given."""
     if fields[0] != fmt.RECORD_MAGIC or len(body) != fields[3] or crc32c(body) != fields[2]:
         return False
-    return crc32c(fmt.RECORD_HEADER.pack(*fields)[8:]) == fields[1]
+    return bool(crc32c(fmt.RECORD_HEADER.pack(*fields)[8:]) == fields[1])
 
 
 # ---------------------------------------------------------------- scanning

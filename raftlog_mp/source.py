@@ -1,6 +1,6 @@
 """Where a reader's frontiers, ring and catalog come from: a live writer, or the files alone.
 
-``LiveView`` (link.py) and :class:`FileView` look alike; a handle that began on files goes live as soon as a
+``View`` (view.py) and :class:`FileView` look alike; a handle that began on files goes live as soon as a
 writer appears, and one whose writer died goes on with what that writer had published.
 """
 
@@ -79,6 +79,7 @@ class FileView:
             "durable_index": plan.file_last_index, "written": plan.file_end,
             "first_index": found.purged_index + 1, "purged_index": found.purged_index,
             "purged_term": found.purged_term, "commit_index": found.commit_index,
+            "loss_possible": int(plan.loss_possible or found.loss_possible),
             "state": layout.STATE_FAILED if found.failed else layout.STATE_STOPPED, "segments": len(found.segments),
         })  # fmt: skip
         self.ring = _FileRing(plan.file_end, plan.ring_bytes)
@@ -87,7 +88,9 @@ class FileView:
         """Live segments; the unsealed tail ends where its good prefix does."""
         segments = list(self.plan.segments)
         if self.plan.tail is not None:
-            segments.append(self.plan.tail.finished(self.plan.file_end, self.plan.file_last_index, self.plan.file_last_term))
+            segments.append(
+                self.plan.tail.finished(self.plan.file_end, self.plan.file_last_index, self.plan.file_last_term)
+            )
         if self.plan.ring_slots and (not segments or self.plan.tail is None):
             base = self.plan.file_last_index + 1
             carried = SegmentInfo(0, self.generation, base, self.plan.file_end, self.plan.file_end, 0, 0, 0)
@@ -186,5 +189,10 @@ class Source:
     def check_readable(self, index: int) -> None:
         """Raise :class:`CorruptLog` for an index that damage, not absence, keeps from being served."""
         view = self._file_view
-        if self.link.view is None and view is not None and view.plan.refusal is not None and index > view.plan.last_index:
+        if (
+            self.link.view is None
+            and view is not None
+            and view.plan.refusal is not None
+            and index > view.plan.last_index
+        ):
             view.plan.refuse()

@@ -17,7 +17,9 @@ def serve_spawned(directory: str) -> int:
     def on_ready(writer: Writer) -> None:
         for finding in writer.plan.findings:
             if finding.action not in ("trust", "keep", "done", "ignore"):
-                logging.info("recovery: %s %s: %s (row %s)", finding.action, finding.file, finding.sentence, finding.letter)
+                logging.info(
+                    "recovery: %s %s: %s (row %s)", finding.action, finding.file, finding.sentence, finding.letter
+                )
         if writer.plan.loss_possible:
             logging.warning("loss_possible: a suffix that was acknowledged from memory may be lost")
         journal = writer.journal

@@ -102,7 +102,7 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
         "durable_index": last_index, "written": end, "floor": end, "first_index": found.purged_index + 1,
         "purged_index": found.purged_index, "purged_term": found.purged_term,
         "catalog_version": found.generation << 32,  # no two generations ever show the same version
-        "commit_index": found.commit_index, "state": layout.STATE_STARTING,
+        "loss_possible": int(plan.loss_possible), "commit_index": found.commit_index, "state": layout.STATE_STARTING,
     })  # fmt: skip
     mapping = shm.create_file(join(folder, fmt.ring_name(found.generation)), config.ring_bytes)
     journal = Journal(

@@ -1,19 +1,46 @@
-"""The helper thread that syncs while the writer's main thread goes on (MemFirst)."""
+"""One flush as a job, and the helper thread that runs it while the writer's main thread goes on (MemFirst)."""
 
 from __future__ import annotations
 
 import queue
 import threading
 
-from .journal import FlushJob
-from .wakeup import Event
+from . import wakeup
+from .segment import SegmentWriter
+
+
+class FlushJob:
+    """Write ring bytes ``[start, end)`` to the segment and sync it.  Runs in any thread; touches nothing else."""
+
+    def __init__(self, segment: SegmentWriter, start: int, pieces: list[memoryview], end: int, last_index: int) -> None:
+        self.segment, self.start, self.pieces = segment, start, pieces
+        # What the sync will cover is fixed here, before it is issued: later bytes are not in it.
+        self.end, self.last_index = end, last_index
+        self.error: OSError | None = None
+        self.seconds = 0.0
+        self.finished: threading.Event | None = None  # set by the helper thread, if one runs it
+
+    def run(self) -> None:
+        """Do it; an error is kept for the main thread."""
+        began = wakeup.now()
+        try:
+            self.segment.write(self.start, self.pieces)
+            self.segment.sync()
+        except OSError as error:
+            self.error = error
+        finally:
+            for piece in self.pieces:
+                piece.release()
+        self.seconds = wakeup.now() - began
+        if self.finished is not None:
+            self.finished.set()
 
 
 class Syncer:
     """Runs one flush job at a time; ``event`` wakes the main thread when it is done."""
 
     def __init__(self) -> None:
-        self.event = Event()
+        self.event = wakeup.Event()
         self._jobs: queue.SimpleQueue[FlushJob | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="raftlog-sync", daemon=True)
         self._thread.start()

@@ -43,7 +43,9 @@ class Writer:
             "generation": self.journal.generation, "log_id": manifest.log_id, "uuid": manifest.uuid,
             "pid": wakeup.process_id(), "folder": self.journal.folder, "config": self.config.as_dict(),
         }  # fmt: skip
-        self.sessions = Sessions(directory, self.control, self.config, self.journal.producers, welcome, self._on_message)
+        self.sessions = Sessions(
+            directory, self.control, self.config, self.journal.producers, welcome, self._on_message
+        )
         self._syncer: Syncer | None = None
         if self._mem_first:
             processes.set_switch_interval(SWITCH_INTERVAL_SECONDS)
@@ -300,5 +302,3 @@ def serve(
         return writer.plan
     finally:
         files.close(lock)
-
-
