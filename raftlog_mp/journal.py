@@ -214,6 +214,9 @@ class Journal:
             assert self.failure is not None
             raise self.failure
         self.durable, self.durable_index = job.end, job.last_index
+        self._tell_durable()
+
+    def _tell_durable(self) -> None:
         # RELEASE then SEQ_CST: a reader that sees durable_index may rely on the fsync that preceded both.
         self.control.durable.store(self.durable, shm.RELEASE)
         self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
@@ -246,18 +249,18 @@ class Journal:
         self.flush()
         if self.config.strategy == "mem_first" or self.published < self.copied:
             self.publish()
-        snapshot = self.producers.snapshot(self.ring.ring_bytes // 4)
         if carried is not None:
-            body_bytes, count = len(carried.data), len(carried.slots) // fmt.SLOT_BYTES
-        segment, info = self._create_segment(len(snapshot) + 2 * fmt.RECORD_BYTES + body_bytes, count)
+            count = len(carried.slots) // fmt.SLOT_BYTES
+        head = self._head_of_segment(carried)
+        segment, info = self._create_segment(len(head) + fmt.RECORD_BYTES + body_bytes, count)
         index = None
         try:
             index = self._create_index(info)
             if self.segment is not None and not self.manifest.segments[-1].sealed:
                 self._seal_active()
-            if carried is not None:
-                segment.write(self.end, [carried.data])
-                segment.sync()
+            # The table is durable before the manifest lists the segment: recovery reads no older one for it.
+            segment.write(self.end, [head])
+            segment.sync()
             self.manifest.segments.append(info)
             self.manifest.next_segment_id = info.segment_id + 1
             self.manifest.durable = self.durable
@@ -274,17 +277,29 @@ class Journal:
         self._adopt(segment, index, info)
         if carried is not None:
             index.write(info.base_index, carried.slots)
-            self.end += len(carried.data)
-            self.copied = self.published = self.written = self.durable = self.tail_entries_end = self.end
             self.next_index, self.last_term = carried.last_index + 1, carried.last_term
-            self.published_index = self.durable_index = carried.last_index
-            self._slots_from = self.next_index
-            self._first_of_generation = self.next_index
-            self.ring.skip_to(self.end)
-            self._open_gate()
-            self.control.durable.store(self.end, shm.RELEASE)
-            self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
-        self._write_snapshot(snapshot)
+            self.durable_index, self._first_of_generation = carried.last_index, self.next_index
+            self.ring.skip_to(self.end + len(head))
+        else:
+            self.ring.write(self.end, head)
+        self._slots_from = self.next_index
+        self.vouched = self.durable
+        self.end += len(head)
+        self.copied = self.written = self.durable = self.end
+        self._tell_durable()
+        self.publish()
+
+    def _head_of_segment(self, carried: Carried | None) -> bytes:
+        """What opens a segment: records carried over by recovery, and a snapshot of the exactly-once table."""
+        data, index, term = b"", self.next_index, self.last_term
+        if carried is not None:
+            data, index, term = carried.data, carried.last_index + 1, carried.last_term
+        snapshot = self.producers.snapshot(self.ring.ring_bytes // 4)
+        header = fmt.pack_record_header(
+            crc32c(snapshot), len(snapshot), 0, fmt.KIND_PRODUCERS, self.log_id, self.generation,
+            index, term, self.end + len(data), self.durable, 0, 0,
+        )  # fmt: skip
+        return data + header + snapshot
 
     def _create_segment(self, record_bytes: int, count: int) -> tuple[SegmentWriter, SegmentInfo]:
         config = self.config
@@ -358,21 +373,6 @@ class Journal:
             old_segment.close()
         if old_index is not None:
             old_index.close()
-
-    def _write_snapshot(self, snapshot: bytes) -> None:
-        """The exactly-once table opens the segment, so that recovery never needs an older one."""
-        self._parts += (
-            fmt.pack_record_header(
-                crc32c(snapshot), len(snapshot), 0, fmt.KIND_PRODUCERS, self.log_id, self.generation,
-                self.next_index, self.last_term, self.end, self.durable, 0, 0,
-            ),
-            snapshot,
-        )  # fmt: skip
-        self.end += fmt.RECORD_BYTES + len(snapshot)
-        self.vouched = self.durable
-        self.copy_to_ring()
-        if self.config.strategy == "mem_first":
-            self.publish()
 
     # ------------------------------------------------------------ end
     def close(self, *, clean: bool) -> None:

@@ -209,7 +209,8 @@ class _Inspection:
             self.seal is not None and facts["present"] and facts["header"]
             and info.end in (None, self.seal.end) and self.seal.end >= self.mark
         )  # fmt: skip
-        if not facts["present"] or (facts["seal"] and (info.sealed or self.manifest.clean)):
+        # A sealed segment is not read again, but for one: after a crash the newest holds the exactly-once table.
+        if not facts["present"] or (facts["seal"] and (self.manifest.clean or not facts["last"])):
             return
         if fresh_reads:
             for offset in range(0, size, 1 << 20):

@@ -110,8 +110,6 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
         end, last_index, last_term,
     )  # fmt: skip
     journal.roll(carried=carried)
-    journal.flush()
-    journal.publish()
     return journal
 
 

@@ -22,12 +22,22 @@ LONG_BYTES = 1 << 20  # from here on a file is worth a progress bar
 @click.command()
 @options.directory
 @click.argument("payloads", nargs=-1, metavar="[PAYLOAD]...")
-@click.option("--term", type=click.IntRange(1), metavar="N", help="Raft term of the entries; default: the last entry's.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-              help="Entries appended together, all or nothing. 100 is several times faster than 1.")
+@click.option(
+    "--term", type=click.IntRange(1), metavar="N", help="Raft term of the entries; default: the last entry's."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Entries appended together, all or nothing. 100 is several times faster than 1.",
+)
 @click.option("--create/--no-create", default=True, show_default=True, help="Create a log that is not there.")
 @options.as_json("Print one object: first_index, last_index, entries, contiguous.")
-def append(directory: str, payloads: tuple[str, ...], term: int | None, batch: int, create: bool, as_json: bool) -> int:  # fmt: skip
+def append(
+    directory: str, payloads: tuple[str, ...], term: int | None, batch: int, create: bool, as_json: bool
+) -> int:
     """Append each PAYLOAD, or each line of stdin if none is given, and print the first and last index.
 
     Returns when every entry is acknowledged as the log's strategy promises. An empty line is an empty entry.
@@ -35,7 +45,10 @@ def append(directory: str, payloads: tuple[str, ...], term: int | None, batch: i
     """
     done = Appended()
     code = outcome.FINE
-    with log.open_log(directory, create=create, name="raftlog-mp append") as handle, source(payloads) as entries:
+    with (
+        log.open_log(directory, create=create, name="raftlog-mp append") as handle,
+        source(payloads) as entries,
+    ):
         try:
             feed(handle, entries, term, batch, done)
         except (errors.RaftLogError, KeyboardInterrupt) as error:
@@ -65,8 +78,9 @@ class Appended:
     def as_dict(self) -> dict[str, int | bool | None]:
         """Plain data for JSON; ``contiguous`` is false if other clients appended in between."""
         span = 0 if self.first is None or self.last is None else self.last + 1 - self.first
+        contiguous = span == self.entries
         return {
-            "first_index": self.first, "last_index": self.last, "entries": self.entries, "contiguous": span == self.entries,
+            "first_index": self.first, "last_index": self.last, "entries": self.entries, "contiguous": contiguous,
         }  # fmt: skip
 
     def __str__(self) -> str:

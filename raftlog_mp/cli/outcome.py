@@ -13,8 +13,13 @@ INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 
 # The call is wrong, the log is not.  Every other error of the library means that the log cannot be used now.
 _USAGE_ERRORS = (
-    errors.ConfigError, errors.EntryTooLarge, errors.StaleTerm, errors.IndexGap, errors.CommittedEntry, errors.Compacted,
-)  # fmt: skip
+    errors.ConfigError,
+    errors.EntryTooLarge,
+    errors.StaleTerm,
+    errors.IndexGap,
+    errors.CommittedEntry,
+    errors.Compacted,
+)
 
 
 def code_of(error: BaseException) -> int:

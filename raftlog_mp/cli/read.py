@@ -44,22 +44,42 @@ def print_range(reader: log.LogReader, start: int, stop: int | None, form: Calla
 
 @click.command()
 @options.directory
-@click.option("--from", "start", type=click.IntRange(1), metavar="I", help="First index; default: the log's first.")
-@click.option("--to", "last", type=click.IntRange(1), metavar="J", help="Last index, itself included; default: the log's last.")
+@click.option(
+    "--from", "start", type=click.IntRange(1), metavar="I", help="First index; default: the log's first."
+)
+@click.option(
+    "--to",
+    "last",
+    type=click.IntRange(1),
+    metavar="J",
+    help="Last index, itself included; default: the log's last.",
+)
 @options.as_json(JSON_HELP)
 def cat(directory: str, start: int | None, last: int | None, as_json: bool) -> int:
     """Print entries, one payload a line. Works without a writer; changes nothing."""
     with log.open_reader(directory) as reader:
         stop = last + 1 if last is not None else None
-        print_range(reader, reader.first_index if start is None else start, stop, as_object if as_json else as_line)
+        print_range(
+            reader, reader.first_index if start is None else start, stop, as_object if as_json else as_line
+        )
         sys.stdout.buffer.flush()
     return outcome.FINE
 
 
 @click.command()
 @options.directory
-@click.option("-f", "--follow", is_flag=True, help="Wait for more entries and print them as they come; Ctrl-C ends it.")
-@click.option("-n", "count", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Entries to begin with.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Wait for more entries and print them as they come; Ctrl-C ends it."
+)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Entries to begin with.",
+)
 @options.as_json(JSON_HELP)
 def tail(directory: str, follow: bool, count: int, as_json: bool) -> int:
     """Print the last entries, one payload a line. Works without a writer; follows through restarts of one."""

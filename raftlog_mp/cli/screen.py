@@ -43,12 +43,14 @@ def microseconds(number: float) -> str:
     return f"{number:.3g} us"
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console; wide enough for the tables when it is no terminal."""
+def console(*, stderr: bool = False, width_min: int = 0) -> Console:
+    """A console; wide enough for the tables when it is no terminal, or narrower than ``width_min`` columns."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+    found = Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+    found.width = max(found.width, width_min)
+    return found
 
 
 @contextlib.contextmanager
@@ -56,7 +58,12 @@ def byte_progress(what: str, total: int) -> Iterator[Callable[[Iterable[bytes]],
     """A bar over ``total`` bytes of input on stderr; the function it gives passes lines through and counts them."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns: tuple[Any, ...] = (TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    columns: tuple[Any, ...] = (
+        TextColumn(what),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
 

@@ -18,23 +18,49 @@ ROUTINE = ("trust", "keep", "done", "ignore")  # what recovery says of files tha
 
 @click.command()
 @options.directory
-@click.option("--config", "config_file", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-              help="TOML file of settings; what it does not name gets its default.")
-@click.option("--strategy", type=click.Choice(["disk_first", "mem_first"]),
-              help="Acknowledge after the fsync, or from shared memory.")
-@click.option("--flush-policy", type=options.POLICY, metavar="POLICY",
-              help="immediate, batch:THRESHOLD:INTERVAL_MS or adaptive:TARGET_MS.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="TOML file of settings; what it does not name gets its default.",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(["disk_first", "mem_first"]),
+    help="Acknowledge after the fsync, or from shared memory.",
+)
+@click.option(
+    "--flush-policy",
+    type=options.POLICY,
+    metavar="POLICY",
+    help="immediate, batch:THRESHOLD:INTERVAL_MS or adaptive:TARGET_MS.",
+)
 @click.option("--segment-bytes", type=options.SIZE, help="Size of a segment file.")
 @click.option("--ring-bytes", type=options.SIZE, help="Newest bytes of the log in shared memory.")
 @click.option("--lane-bytes", type=options.SIZE, help="Submission queue of each client.")
 @click.option("--max-entry-bytes", type=options.SIZE, help="Largest entry.")
 @click.option("--max-buffered-bytes", type=options.SIZE, help="Unflushed bytes before appends wait.")
 @click.option("--max-buffered-entries", type=int, metavar="N", help="Unflushed entries before appends wait.")
-@click.option("--linger-s", type=float, metavar="SECONDS", help="Stored for writers that handles start: how long they outlive the last client.")
-@click.option("--idle-mark-ms", type=float, metavar="MS", help="An idle writer leaves a durable mark after this time.")
-@click.option("--verify-reads/--no-verify-reads", default=None, help="Check checksums of what is read from segments.")
+@click.option(
+    "--linger-s",
+    type=float,
+    metavar="SECONDS",
+    help="Stored for writers that handles start: how long they outlive the last client.",
+)
+@click.option(
+    "--idle-mark-ms", type=float, metavar="MS", help="An idle writer leaves a durable mark after this time."
+)
+@click.option(
+    "--verify-reads/--no-verify-reads", default=None, help="Check checksums of what is read from segments."
+)
 @click.option("--shm-dir", metavar="FOLDER", help="Where shared memory files stand; DIR/shm if not given.")
-@click.option("--allow-any-filesystem", is_flag=True, default=None, help="Also on file systems that are not known to be local.")
+@click.option(
+    "--allow-any-filesystem",
+    is_flag=True,
+    default=None,
+    help="Also on file systems that are not known to be local.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log what the writer does to stderr.")
 def serve(directory: str, config_file: str | None, verbose: bool, **given: Any) -> int:  # fmt: skip
     """Run the writer of the log at DIR in the foreground.
@@ -77,7 +103,9 @@ def announce(path: str, ready: writer.Writer) -> None:
     """One line that it serves; one more for each thing that recovery found out of order."""
     journal, config = ready.journal, ready.config
     findings = [finding for finding in ready.plan.findings if finding.action not in ROUTINE]
-    recovery = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "nothing to repair"
+    recovery = (
+        f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "nothing to repair"
+    )
     click.echo(
         f"serving {path}: pid {processes.own_pid()}, last index {journal.published_index}, {config.strategy.value}, "
         f"flush {config.flush_policy}, generation {journal.generation}, recovery: {recovery}"
@@ -90,9 +118,20 @@ def announce(path: str, ready: writer.Writer) -> None:
 
 @click.command()
 @options.directory
-@click.option("--timeout", type=float, default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for its end.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for its end.",
+)
 def stop(directory: str, timeout: float) -> int:
     """Stop the writer of the log at DIR: drain, flush, seal. Connected clients do not restart it."""
     path = real_path(directory)
-    click.echo(f"stopped the writer of {path}" if log.stop_writer(path, timeout) else f"no writer was running for {path}")
+    click.echo(
+        f"stopped the writer of {path}"
+        if log.stop_writer(path, timeout)
+        else f"no writer was running for {path}"
+    )
     return outcome.FINE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +20,7 @@ Row = tuple[str, Callable[[LogStats], str], str]
 # group -> rows of (name, value, meaning).  A name is the JSON key of its number, so that people and scripts agree.
 GROUPS: dict[str, list[Row]] = {
     "writer": [
-        ("state", lambda s: s.state, "starting, running, failed (disk), stopped"),
+        ("state", lambda s: s.state, "running, stopped, or failed: the disk failed"),
         ("writer_pid", lambda s: str(s.writer_pid) if s.writer_pid else "none", "process that owns the log"),
         ("generation", lambda s: screen.count(s.generation), "writers that have served this log"),
         ("strategy", lambda s: s.strategy, "what an append waits for"),
@@ -57,7 +57,14 @@ GROUPS: dict[str, list[Row]] = {
 @click.command()
 @options.directory
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
-@click.option("--interval", type=click.FloatRange(0.05), default=1.0, show_default=True, metavar="SECONDS", help="Time between two looks of --watch.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.05),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two looks of --watch.",
+)
 @options.as_json("Print one object; with --watch one a line.")
 def stat(directory: str, watch: bool, interval: float, as_json: bool) -> int:
     """Show what state a log is in. Works without a writer; changes nothing."""
@@ -77,7 +84,10 @@ def stat(directory: str, watch: bool, interval: float, as_json: bool) -> int:
 def print_json(reader: log.LogReader, interval: float | None) -> None:
     """The numbers as JSON, once or every ``interval`` seconds."""
     while True:
-        found: dict[str, Any] = reader.stats().as_dict() | {"uuid": reader.uuid, "config": reader.config.as_dict()}
+        found: dict[str, Any] = reader.stats().as_dict() | {
+            "uuid": reader.uuid,
+            "config": reader.config.as_dict(),
+        }
         click.echo(json.dumps(found))
         if interval is None:
             return
@@ -85,38 +95,61 @@ def print_json(reader: log.LogReader, interval: float | None) -> None:
 
 
 def watch_table(reader: log.LogReader, interval: float) -> None:
-    """The table, redrawn in place, with the rate of appends."""
+    """The numbers in two columns (they fit a small terminal), redrawn in place, with the rate of appends."""
     from rich.live import Live
 
     before = reader.stats()
-    with Live(table(reader), console=screen.console(), auto_refresh=False, screen=False) as live:
+    with Live(columns(before, None), console=screen.console(), auto_refresh=False) as live:
         while True:
             wakeup.pause(interval)
             now = reader.stats()
-            same = now.generation == before.generation
-            live.update(table(reader, (now.entries - before.entries) / interval if same else None), refresh=True)
+            same = now.generation == before.generation and now.writer_pid
+            live.update(
+                columns(now, (now.entries - before.entries) / interval if same else None), refresh=True
+            )
             before = now
 
 
-def table(reader: log.LogReader, entries_per_second: float | None = None) -> Table:
-    """The numbers, grouped, each with its meaning."""
-    from rich import box
+def columns(stats: LogStats, entries_per_second: float | None) -> Table:
+    """All groups side by side, without their meanings."""
     from rich.table import Table
 
+    speed = screen.rate(entries_per_second) if entries_per_second is not None else "-"
+    right = grid(stats, ("since the writer started", "now"), meanings=False)
+    right.add_row("  entries/s", speed)
+    both = Table.grid(padding=(0, 6, 0, 0))
+    both.title, both.title_justify, both.title_style = stats.path, "left", "bold"
+    both.add_row(grid(stats, ("writer", "entries"), meanings=False), right)
+    return both
+
+
+def table(reader: log.LogReader) -> Table:
+    """The numbers, grouped, each with its meaning; what only a writer counts only if there is one."""
     stats, config = reader.stats(), reader.config
-    drawn = Table(box=box.SIMPLE, show_header=False, title=stats.path, title_justify="left", title_style="bold", pad_edge=False)
+    names = [name for name in GROUPS if stats.writer_pid or name != "since the writer started"]
+    drawn = grid(stats, names, meanings=True)
+    drawn.title, drawn.title_justify, drawn.title_style = stats.path, "left", "bold"
+    drawn.add_row("")
+    drawn.add_row("[bold]settings[/]")
+    drawn.add_row("  segment_bytes", screen.size(config.segment_bytes), "size of a segment file")
+    drawn.add_row("  ring_bytes", screen.size(config.ring_bytes), "newest bytes, in shared memory")
+    drawn.add_row("  lane_bytes", screen.size(config.lane_bytes), "submission queue of a client")
+    drawn.add_row("  max_entry_bytes", screen.size(config.entry_bytes_limit), "largest entry")
+    return drawn
+
+
+def grid(stats: LogStats, groups: Iterable[str], *, meanings: bool) -> Table:
+    """Groups under each other: name, value, and what it means."""
+    from rich.table import Table
+
+    drawn = Table.grid(padding=(0, 2, 0, 0))
     drawn.add_column(no_wrap=True)
     drawn.add_column(justify="right", no_wrap=True)
     drawn.add_column(style="dim")
-    for group, rows in GROUPS.items():
+    for number, group in enumerate(groups):
+        if number:
+            drawn.add_row("")
         drawn.add_row(f"[bold]{group}[/]")
-        for name, value, meaning in rows:
-            drawn.add_row(f"  {name}", value(stats), meaning)
-        if group == "since the writer started" and entries_per_second is not None:
-            drawn.add_row("  entries/s", screen.rate(entries_per_second), "appended since the last look")
-        drawn.add_section()
-    drawn.add_row("[bold]settings[/]")
-    for name in ("segment_bytes", "ring_bytes", "lane_bytes"):
-        drawn.add_row(f"  {name}", screen.size(getattr(config, name)), "")
-    drawn.add_row("  max_entry_bytes", screen.size(config.entry_bytes_limit), "largest entry")
+        for name, value, meaning in GROUPS[group]:
+            drawn.add_row(f"  {name}", value(stats), meaning if meanings else "")
     return drawn

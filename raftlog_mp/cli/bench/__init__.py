@@ -15,13 +15,27 @@ from .. import options, outcome, screen
 
 
 @click.command()
-@click.option("--dir", "directory", type=click.Path(exists=True, file_okay=False), metavar="FOLDER",
-              help="Where the test logs are made and removed; default: the folder for temporary files.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Where the test logs are made and removed; default: the folder for temporary files.",
+)
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Default: 5, or 2 with --small.")
-@click.option("--seconds", type=click.FloatRange(0.01), metavar="S", help="Length of one measurement; default: 0.5, or 0.05 with --small.")
-@click.option("--small", is_flag=True, help="A few seconds in all: shows that it works, the figures are rough.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.01),
+    metavar="S",
+    help="Length of one measurement; default: 0.5, or 0.05 with --small.",
+)
+@click.option(
+    "--small", is_flag=True, help="A few seconds in all: shows that it works, the figures are rough."
+)
 @options.as_json("Print one object with every round's figures.")
-def bench(directory: str | None, rounds: int | None, seconds: float | None, small: bool, as_json: bool) -> int:  # fmt: skip
+def bench(
+    directory: str | None, rounds: int | None, seconds: float | None, small: bool, as_json: bool
+) -> int:
     """Measure this log beside the raw limits of this machine.
 
     Each figure of ours is taken right after its limit, and the pair is repeated in rounds, so that both see the same
@@ -34,9 +48,11 @@ def bench(directory: str | None, rounds: int | None, seconds: float | None, smal
     plan = runner.Plan(
         rounds=rounds or (2 if small else 5), seconds=seconds or (0.05 if small else 0.5), small=small,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=directory) as folder:
-        with screen.step_progress("bench", plan.steps) as step:
-            result = runner.run(folder, plan, step)
+    with (
+        tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=directory) as folder,
+        screen.step_progress("bench", plan.steps) as step,
+    ):
+        result = runner.run(folder, plan, step)
     if as_json:
         click.echo(json.dumps(result.as_dict()))
     else:

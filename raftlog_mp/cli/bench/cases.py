@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 ENTRY_BYTES = 256
 RECORD_BYTES = 344  # an entry of 256 bytes with its record header
-PIPELINED_BATCH = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +14,7 @@ class Limit:
 
     name: str
     unit: str
+    label: str
     what: str
 
 
@@ -46,24 +46,105 @@ class Case:
 LIMITS = {
     limit.name: limit
     for limit in (
-        Limit("disk_one", "rate", f"pwrite {RECORD_BYTES} B + fdatasync"),
-        Limit("disk_1000", "rate", f"pwrite 1000 x {RECORD_BYTES} B + fdatasync"),
-        Limit("socket", "us", "unix socket round trip"),
-        Limit("mapping", "us", f"random {ENTRY_BYTES} B of a mapped file"),
+        Limit(
+            "disk_one",
+            "rate",
+            "fdatasync",
+            f"pwrite of {RECORD_BYTES} B and fdatasync, in a preallocated file",
+        ),
+        Limit(
+            "disk_1000",
+            "rate",
+            "1000/fdatasync",
+            f"the same with 1000 x {RECORD_BYTES} B, counted in entries",
+        ),
+        Limit("socket", "us", "round trip", "a unix socket message to another process and its answer, p50"),
+        Limit(
+            "mapping", "us", "mapped bytes", f"copying {ENTRY_BYTES} B from a random place of a mapped file"
+        ),
     )
 }
 
 CASES = (
-    Case("durable_1", "one at a time, 1 client", "disk_one", "rate", "one", "disk_first", prototype=(0.51, 0.51)),
-    Case("durable_4", "one at a time, 4 clients", "disk_one", "rate", "one", "disk_first", clients=4, prototype=(1.3, 1.6)),
-    Case("durable_8", "one at a time, 8 clients", "disk_one", "rate", "one", "disk_first", clients=8, prototype=(1.6, 2.1)),
-    Case("durable_pipelined", "pipelined singles", "disk_one", "rate", "pipelined", "disk_first", prototype=(12, 20)),
+    Case(
+        "durable_1",
+        "one at a time, 1 client",
+        "disk_one",
+        "rate",
+        "one",
+        "disk_first",
+        prototype=(0.51, 0.51),
+    ),
+    Case(
+        "durable_4",
+        "one at a time, 4 clients",
+        "disk_one",
+        "rate",
+        "one",
+        "disk_first",
+        clients=4,
+        prototype=(1.3, 1.6),
+    ),
+    Case(
+        "durable_8",
+        "one at a time, 8 clients",
+        "disk_one",
+        "rate",
+        "one",
+        "disk_first",
+        clients=8,
+        prototype=(1.6, 2.1),
+    ),
+    Case(
+        "durable_pipelined",
+        "pipelined singles",
+        "disk_one",
+        "rate",
+        "pipelined",
+        "disk_first",
+        prototype=(12, 20),
+    ),
     Case("get_live", "random get, beside the writer", "mapping", "us", "get", "disk_first"),
-    Case("durable_100", "batches of 100", "disk_1000", "rate", "pipelined", "disk_first", batch=100, prototype=(0.2, 0.43)),
-    Case("durable_1000", "batches of 1000", "disk_1000", "rate", "pipelined", "disk_first", batch=1000, prototype=(0.2, 0.43)),
+    Case(
+        "durable_100",
+        "batches of 100",
+        "disk_1000",
+        "rate",
+        "pipelined",
+        "disk_first",
+        batch=100,
+        prototype=(0.2, 0.43),
+    ),
+    Case(
+        "durable_1000",
+        "batches of 1000",
+        "disk_1000",
+        "rate",
+        "pipelined",
+        "disk_first",
+        batch=1000,
+        prototype=(0.2, 0.43),
+    ),
     Case("get_files", "random get, from segments", "mapping", "us", "get", "disk_first"),
     Case("memory_1", "one at a time, p50", "socket", "us", "one", "mem_first", prototype=(1.9, 1.9)),
     # 235-318k/s beside a 16 us round trip (62.5k/s); 1.7-3.9M/s beside 4.4M/s
-    Case("memory_pipelined", "pipelined singles", "socket", "rate", "pipelined", "mem_first", prototype=(3.8, 5.1)),
-    Case("memory_100", "batches of 100", "disk_1000", "rate", "pipelined", "mem_first", batch=100, prototype=(0.39, 0.89)),
+    Case(
+        "memory_pipelined",
+        "pipelined singles",
+        "socket",
+        "rate",
+        "pipelined",
+        "mem_first",
+        prototype=(3.8, 5.1),
+    ),
+    Case(
+        "memory_100",
+        "batches of 100",
+        "disk_1000",
+        "rate",
+        "pipelined",
+        "mem_first",
+        batch=100,
+        prototype=(0.39, 0.89),
+    ),
 )

@@ -28,7 +28,9 @@ class Limits:
         self._bytes = SMALL_FILE_BYTES if small else FILE_BYTES
         self._fd = self._files.open(join(folder, "raw"), write=True, create=True)
         self._files.preallocate(self._fd, self._bytes)
-        for at in range(0, self._bytes, FILL_BYTES):  # written blocks: the fastest file there is, so the hardest limit
+        for at in range(
+            0, self._bytes, FILL_BYTES
+        ):  # written blocks: the fastest file there is, so the hardest limit
             self._files.pwrite(self._fd, bytes(FILL_BYTES), at)
         self._files.sync_all(self._fd)
         self._at = 0
@@ -36,7 +38,11 @@ class Limits:
         listener = wakeup.listen(folder)
         with listener:
             self._echo = clients.begin_echo(folder)
-            if not wakeup.wait_readable(listener, OPEN_SECONDS):
+            poller = wakeup.Poller()
+            poller.add(listener.fileno(), listener)
+            arrived = poller.wait(OPEN_SECONDS)
+            poller.close()
+            if not arrived:
                 raise TimeoutError("the echo process did not connect")
             self._peer = listener.accept()[0]
         self._peer.setblocking(True)

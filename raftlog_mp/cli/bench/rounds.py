@@ -60,7 +60,10 @@ class Result:
 
     def ratios(self, case: Case) -> list[float]:
         """Ours over the limit, round by round."""
-        return [mine / limit_in(case, raw) for mine, raw in zip(self.ours[case.name], self.limits[case.name], strict=True)]
+        return [
+            mine / limit_in(case, raw)
+            for mine, raw in zip(self.ours[case.name], self.limits[case.name], strict=True)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: medians on top, the rounds below them."""
@@ -71,15 +74,16 @@ class Result:
             rows.append({
                 "name": case.name, "what": case.what, "strategy": case.strategy, "clients": case.clients,
                 "batch": case.batch, "unit": "us" if case.unit == "us" else "per_second", "limit": case.limit,
-                "ours": statistics.median(self.ours[case.name]), "raw": statistics.median(self.limits[case.name]),
+                "ours": statistics.median(self.ours[case.name]), "raw": statistics.median(limit_in(case, raw) for raw in self.limits[case.name]),
                 "ratio": ratio, "ratio_min": min(ratios), "ratio_max": max(ratios),
                 "prototype": list(case.prototype) if case.prototype else None, "reached": case.reached(ratio),
                 "ours_rounds": self.ours[case.name], "raw_rounds": self.limits[case.name],
             })  # fmt: skip
         return {
-            "version": __version__, "rounds": self.plan.rounds, "seconds": self.plan.seconds, "small": self.plan.small,
-            "filesystem": self.filesystem, "entry_bytes": ENTRY_BYTES, "cases": rows, "verified_entries": self.verified_entries,
-            "verified_contents": self.verified_contents, "problems": self.problems,
+            "version": __version__, "filesystem": self.filesystem, "entry_bytes": ENTRY_BYTES,
+            "rounds": self.plan.rounds, "seconds": self.plan.seconds, "small": self.plan.small,
+            "cases": rows, "problems": self.problems,
+            "verified_entries": self.verified_entries, "verified_contents": self.verified_contents,
         }  # fmt: skip
 
 
@@ -94,7 +98,9 @@ class Clients:
     def __init__(self, count: int) -> None:
         command = [sys.executable, "-m", f"{__package__}.worker"]
         self._processes = [
-            subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             for number in range(count)
         ]
 
@@ -159,24 +165,32 @@ class Round:
     """One log, from its first entry to its verification."""
 
     def __init__(
-        self, result: Result, clients: Clients, limits: Limits, directory: str, strategy: str, step: Callable[[str], None]
+        self,
+        result: Result,
+        clients: Clients,
+        limits: Limits,
+        directory: str,
+        strategy: str,
+        step: Callable[[str], None],
     ) -> None:
         self._result, self._clients, self._limits, self._step = result, clients, limits, step
         self._directory, self._strategy, self._seconds = directory, strategy, result.plan.seconds
         self._answers: list[dict[str, Any]] = []
-        self._singles = range(0)  # indexes of the pipelined singles: records of one entry, in order of submission
+        self._singles = range(
+            0
+        )  # indexes of the pipelined singles: records of one entry, in order of submission
 
     def run(self) -> None:
         """Measure with a writer, then what is measured without one, then verify."""
         cases = [case for case in CASES if case.strategy == self._strategy]
-        with log.start_writer(self._directory, self._result.plan.config(self._strategy)):
-            self._clients.all(CLIENTS_MAX, do="open", directory=self._directory)
-            with log.open_log(self._directory, autostart=False, timeout=None) as handle:
-                for case in cases:
-                    if case.name != "get_files":
-                        handle.flush()  # what the case before left unflushed is not this one's work
-                        self._measure(case, lambda case=case: self._live(case, handle))
-            self._clients.all(CLIENTS_MAX, do="close")
+        with (
+            log.start_writer(self._directory, self._result.plan.config(self._strategy)),
+            log.open_log(self._directory, autostart=False, timeout=None) as handle,
+        ):
+            for case in cases:
+                if case.name != "get_files":
+                    handle.flush()  # what the case before left unflushed is not this one's work
+                    self._measure(case, lambda case=case: self._live(case, handle))
         with log.open_reader(self._directory) as reader:
             for case in cases:
                 if case.name == "get_files":
@@ -191,8 +205,10 @@ class Round:
     def _live(self, case: Case, handle: log.Log) -> float:
         if case.kind == "get":
             return self._get(handle)
+        self._clients.all(case.clients, do="open", directory=self._directory)  # only those that take part
         extra = {"batch": case.batch} if case.kind == "pipelined" else {}
         answers = self._clients.all(case.clients, do=case.kind, seconds=self._seconds, **extra)
+        self._clients.all(case.clients, do="close")
         self._answers += answers
         if case.kind == "pipelined" and case.batch == 1:
             self._singles = range(answers[0]["first"], answers[0]["last"] + 1)
@@ -217,9 +233,13 @@ class Round:
         """Every entry that was acknowledged is counted, and a sample stands where its client was told."""
         acknowledged = sum(answer["entries"] for answer in self._answers)
         if (reader.first_index, reader.last_index) != (1, acknowledged):
-            self._problem(f"{acknowledged} entries were acknowledged, the log holds {reader.first_index}..{reader.last_index}")
+            self._problem(
+                f"{acknowledged} entries were acknowledged, the log holds {reader.first_index}..{reader.last_index}"
+            )
         if reader.durable_index != reader.last_index:
-            self._problem(f"after the stop the log is durable only up to {reader.durable_index} of {reader.last_index}")
+            self._problem(
+                f"after the stop the log is durable only up to {reader.durable_index} of {reader.last_index}"
+            )
         self._result.verified_entries += acknowledged
         for answer in self._answers:
             for index, number in answer["samples"]:
@@ -232,5 +252,3 @@ class Round:
 
     def _problem(self, text: str) -> None:
         self._result.problems.append(f"{self._strategy}: {text}")
-
-

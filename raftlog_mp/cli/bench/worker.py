@@ -41,7 +41,9 @@ class Worker:
     def open(self, directory: str) -> dict[str, Any]:
         """Connect to the writer that runs."""
         self.close()
-        self.handle = log.open_log(directory, create=False, autostart=False, timeout=OPEN_SECONDS, name=f"bench-{self.client}")
+        self.handle = log.open_log(
+            directory, create=False, autostart=False, timeout=OPEN_SECONDS, name=f"bench-{self.client}"
+        )
         return {}
 
     def close(self) -> dict[str, Any]:
@@ -62,7 +64,9 @@ class Worker:
             after = clock()
             times.append(after - before)
             before = after
-        return self._answer([range(i, i + 1) for i in indexes], 1, before - start) | {"p50_us": statistics.median(times) * 1e6}
+        return self._answer([range(i, i + 1) for i in indexes], 1, before - start) | {
+            "p50_us": statistics.median(times) * 1e6
+        }
 
     def pipelined(self, seconds: float, batch: int) -> dict[str, Any]:
         """Submit batches without waiting for each; the time ends when the last one is acknowledged."""
@@ -70,7 +74,9 @@ class Worker:
         submit, clock = self.handle.submit, time.perf_counter
         groups = [[self.pool[(at + k) % POOL] for k in range(batch)] for at in range(0, POOL, batch)]
         if batch > 1:
-            groups = groups[: POOL // batch]  # whole turns of the pool only, so that numbers and payloads agree
+            groups = groups[
+                : POOL // batch
+            ]  # whole turns of the pool only, so that numbers and payloads agree
         waiting: deque[Ticket] = deque()
         ranges: list[range] = []
         sent, start = 0, clock()
@@ -87,7 +93,9 @@ class Worker:
         """Counts, and a sample of ``(index, number)`` that tells which payload must stand at which index."""
         turn = POOL // batch * batch
         chosen = random.Random(len(ranges)).sample(range(len(ranges)), min(SAMPLES, len(ranges)))
-        samples = [(ranges[at][0], at * batch % turn) for at in chosen] + [(ranges[-1][-1], (len(ranges) * batch - 1) % turn)]
+        samples = [(ranges[at][0], at * batch % turn) for at in chosen] + [
+            (ranges[-1][-1], (len(ranges) * batch - 1) % turn)
+        ]
         return {
             "client": self.client, "entries": len(ranges) * batch, "seconds": seconds, "samples": samples,
             "first": ranges[0][0], "last": ranges[-1][-1],
