@@ -20,6 +20,7 @@ from .files import Files, join
 from .lane import LaneProducer, Seat
 from .protocol import PROTOCOL_VERSION, Parser, ProtocolError, pack_message
 from .view import View
+from .waiters import Waiters
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,7 @@ class Link:
 
     def _renew_locks(self) -> None:
         self._connecting = threading.RLock()  # taken before any lock of the client, never after
-        self._mutex = threading.Lock()
-        self._led = False
-        self._followers: list[tuple[Callable[[], bool], threading.Event, int]] = []
-        self._armed = 0
-        self._sleeps = 0
+        self._waiters = Waiters()
 
     @property
     def connected(self) -> bool:
@@ -111,6 +108,12 @@ class Link:
                 self._connecting.release()
         return self._sock is not None
 
+    def forget_view(self, view: View) -> None:
+        """The view's writer ended before its catalog could be taken over: nothing holds on to it."""
+        with self._connecting:
+            if self.view is view and self._sock is None:
+                self.view = None
+
     def renew(self, superseded: View) -> None:
         """A newer writer serves: leave the view that it superseded, if it can be reached."""
         with self._connecting:
@@ -146,6 +149,8 @@ class Link:
                 return "another process is starting one"
             if self._connect(deadline):  # somebody was faster
                 return ""
+            if self.files.lock_held(join(self.directory, fmt.LOCK_NAME)):
+                return "a writer owns it but does not answer yet"
             config = self._config.as_dict() if self._config is not None else None
             _, raw = processes.start_writer(self.directory, config, linger=True)
             report = processes.decode_report(raw)
@@ -259,64 +264,13 @@ class Link:
             self.check_open()
             if wakeup.now() >= deadline:
                 return ready()
-            if self._sock is None:
-                self._reconnect_for(ready, deadline)
+            seat, sleeper, sock = self.seat, self._sleeper, self._sock
+            if sock is None or seat is None or sleeper is None:
+                with contextlib.suppress(errors.WriterUnavailable):  # the loop looks at its own deadline
+                    self.ensure(min(deadline, wakeup.now() + WAIT_SECONDS_MAX))
                 continue
-            event = None
-            with self._mutex:
-                if self._led:
-                    event = threading.Event()
-                    follower = (ready, event, wants)
-                    self._followers.append(follower)
-                    self._arm(self._armed | wants if self._armed else 0)
-                else:
-                    self._led = True
-            if event is None:
-                self._lead(ready, deadline, wants)
-            else:
-                try:
-                    if not ready():  # again, after the bits were armed
-                        event.wait(min(max(deadline - wakeup.now(), 0.0), WAIT_SECONDS_MAX))
-                finally:
-                    with self._mutex:
-                        if follower in self._followers:
-                            self._followers.remove(follower)
+            self._waiters.turn(ready, min(deadline - wakeup.now(), WAIT_SECONDS_MAX), wants, seat, sleeper, sock, self._hear)
         return True
-
-    def _reconnect_for(self, ready: Callable[[], bool], deadline: float) -> None:
-        try:
-            self.ensure(min(deadline, wakeup.now() + WAIT_SECONDS_MAX))
-        except errors.WriterUnavailable:
-            pass  # the caller's loop looks at its own deadline
-
-    def _lead(self, ready: Callable[[], bool], deadline: float, wants: int) -> None:
-        """Sleep on the socket once, for everybody; then wake those whose condition came true."""
-        try:
-            sleeper, sock = self._sleeper, self._sock
-            if sleeper is None or sock is None:
-                return
-            with self._mutex:
-                self._sleeps += 1
-                for _, _, bits in self._followers:
-                    wants |= bits
-                self._arm(self._sleeps << 2 | wants)
-            # The re-check after arming: a cursor stored before the writer saw our flag is seen here.
-            if not ready() and not (self._followers and self._any_follower_ready()):
-                sleeper.sleep(min(deadline - wakeup.now(), WAIT_SECONDS_MAX))
-            with self._mutex:
-                self._arm(0)
-            self._hear(sock)
-        except (OSError, ValueError):
-            self._lose(None)
-        finally:
-            self._hand_over()
-
-    def _arm(self, value: int) -> None:
-        """Store the sleep flag (the mutex is held: one thread of this process writes it at a time)."""
-        seat = self.seat
-        if seat is not None and value != self._armed:
-            seat.wants.store(value, shm.SEQ_CST)
-        self._armed = value
 
     def _hear(self, sock: Any) -> None:
         data = wakeup.receive_now(sock)
@@ -328,30 +282,17 @@ class Link:
             except ProtocolError:
                 self._lose(sock)
 
+    def look(self) -> None:
+        """Notice without waiting whether the writer hung up."""
+        sock = self._sock
+        if sock is not None:
+            self._hear(sock)
+
     def _lose(self, sock: Any) -> None:
         """The writer hung up: drop this connection (unless another thread has replaced it already)."""
         with self._connecting:
             if sock is None or self._sock is sock:
                 self._drop_connection()
-
-    def _any_follower_ready(self) -> bool:
-        with self._mutex:
-            followers = list(self._followers)
-        return any(ready() for ready, _, _ in followers)
-
-    def _hand_over(self) -> None:
-        with self._mutex:
-            self._led = False
-            if not self._followers:
-                return
-            followers = list(self._followers)
-        for ready, event, _ in followers:
-            if ready():
-                event.set()
-        for _, event, _ in followers:
-            if not event.is_set():
-                event.set()  # one of those who go on waiting has to lead
-                return
 
     # ------------------------------------------------------------ end and fork
     def close(self) -> None:
@@ -364,9 +305,7 @@ class Link:
             self.send(op="bye")
             with contextlib.suppress(OSError):
                 sock.shutdown(2)  # wakes a thread that sleeps on it
-        with self._mutex:
-            for _, event, _ in self._followers:
-                event.set()
+        self._waiters.wake_all()
         with self._connecting:
             self._drop_connection()
         processes.reap()

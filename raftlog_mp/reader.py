@@ -63,10 +63,14 @@ class Reader:
                     if version == view.control.catalog_version.load(shm.ACQUIRE):
                         self._adopt(view, version, active)
                         return
-                elif view is self._view and not self._link.connected:
-                    # The writer of this view is gone and no other can be reached: what it had published stays
-                    # readable through the map we hold.  _seen stays stale, so the next read looks again.
-                    return
+                else:
+                    self._link.look()
+                    if not self._link.connected:
+                        # The writer of this view is gone and no other can be reached: what it had published stays
+                        # readable through the map we hold.  _seen stays stale, so the next read looks again.
+                        if view is self._view:
+                            return
+                        self._source.forget(view)
                 wakeup.pause(RETRY_SECONDS)
         raise errors.WriterUnavailable(f"the catalog of {self._directory} kept changing; try again")
 

@@ -148,6 +148,11 @@ class Source:
                 if latest.generation != self._file_view.generation:  # a writer came and went
                     self._file_view = self._read_files()
 
+    def forget(self, view: Any) -> None:
+        """Let go of a view whose writer ended before its catalog could be read; the files serve instead."""
+        if self._files_allowed and view is self.link.view:
+            self.link.forget_view(view)
+
     # ------------------------------------------------------------ catalog
     def catalog(self) -> Catalog:
         """The catalog taken by the last :meth:`refresh`."""

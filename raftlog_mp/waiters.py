@@ -1,0 +1,116 @@
+"""Several threads of one handle wait on one socket: one of them, the leader, sleeps for all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from . import shm, wakeup
+from .lane import Seat
+
+Ready = Callable[[], bool]
+
+
+def _has_news(ready: Ready) -> bool:
+    """Another thread's condition: true, or an error that only that thread may raise."""
+    try:
+        return ready()
+    except Exception:
+        return True
+
+
+class Waiters:
+    """Who waits in this process for bells of one connection.  The seat's ``wants`` word is written only here."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._led = False
+        self._followers: list[tuple[Ready, threading.Event, int]] = []
+        self._seat: Seat | None = None  # the one that is armed
+        self._armed = 0
+        self._sleeps = 0
+
+    def turn(
+        self, ready: Ready, timeout: float, wants: int, seat: Seat, sleeper: wakeup.Sleeper, sock: Any,
+        hear: Callable[[Any], None],
+    ) -> None:  # fmt: skip
+        """Wait once, as the leader or behind one; the caller looks afterwards whether it is ``ready()``.
+
+        ``hear(sock)`` takes what arrived, and may find that the writer hung up.
+        """
+        with self._mutex:
+            leads = not self._led
+            if leads:
+                self._led = True
+            else:
+                follower = (ready, threading.Event(), wants)
+                self._followers.append(follower)
+                if self._armed and self._seat is not None:
+                    self._arm(self._seat, self._armed | wants)
+        if leads:
+            self._lead(ready, timeout, wants, seat, sleeper, sock, hear)
+            return
+        try:
+            if not ready():  # again, after the bits were armed: what came before them rang no bell
+                follower[1].wait(max(timeout, 0.0))
+        finally:
+            with self._mutex:
+                if follower in self._followers:
+                    self._followers.remove(follower)
+
+    def _lead(
+        self, ready: Ready, timeout: float, wants: int, seat: Seat, sleeper: wakeup.Sleeper, sock: Any,
+        hear: Callable[[Any], None],
+    ) -> None:  # fmt: skip
+        try:
+            with self._mutex:
+                self._sleeps += 1
+                for _, _, bits in self._followers:
+                    wants |= bits
+                self._arm(seat, self._sleeps << 2 | wants)
+            # The re-check after arming: a cursor stored before the writer could see our flag is seen here.
+            if not ready() and not (self._followers and self._any_follower_ready()):
+                sleeper.sleep(timeout)
+            with self._mutex:
+                self._arm(seat, 0)
+            hear(sock)
+        except (OSError, ValueError):
+            hear(sock)  # the socket or the seat was closed under us, or ready() raised: the caller looks again
+        finally:
+            self._hand_over()
+
+    def _arm(self, seat: Seat, value: int) -> None:
+        """Store the sleep flag.  The mutex is held, so one thread of this process writes it at a time.
+
+        SEQ_CST: the flag, then (in ``ready``) the cursors; the writer stores a cursor, then loads the flag.
+        """
+        if seat is not self._seat or value != self._armed:
+            seat.wants.store(value, shm.SEQ_CST)
+        self._seat, self._armed = seat, value
+
+    def _any_follower_ready(self) -> bool:
+        with self._mutex:
+            followers = list(self._followers)
+        return any(_has_news(ready) for ready, _, _ in followers)
+
+    def _hand_over(self) -> None:
+        """The leader leaves: wake those whose condition came true, and one more to lead."""
+        with self._mutex:
+            self._led = False
+            if not self._followers:
+                return
+            followers = list(self._followers)
+        for ready, event, _ in followers:
+            if _has_news(ready):
+                event.set()
+        for _, event, _ in followers:
+            if not event.is_set():
+                event.set()
+                return
+
+    def wake_all(self) -> None:
+        """Let every follower look again."""
+        with self._mutex:
+            for _, event, _ in self._followers:
+                event.set()
