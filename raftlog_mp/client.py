@@ -204,7 +204,7 @@ class Client:
             why = error
         reason = f": {why}" if why is not None else ""
         raise errors.AppendTimeout(
-            f"no answer from the writer of {self._link.directory} in time{reason}. Outcome unknown: the entry may yet be "
+            f"no answer from the writer of {self._link.directory} in time{reason}. Outcome unknown: the entry may be "
             "appended, exactly once. Wait on .ticket of this error; do not append again before it has resolved.",
             ticket=ticket,
         ) from why
@@ -316,7 +316,7 @@ def too_large(what: str, size_bytes: int, limit_bytes: int) -> errors.EntryTooLa
     """The error for an entry or batch above its limit."""
     advice = "raise max_entry_bytes" if what == "entry" else "split it, or raise lane_bytes and ring_bytes"
     return errors.EntryTooLarge(
-        f"{what} of {size_bytes} bytes is above the limit of {limit_bytes}; nothing was appended. To allow it, {advice}.",
+        f"{what} of {size_bytes} bytes is above the limit of {limit_bytes}; nothing was appended. Else: {advice}.",
         size_bytes=size_bytes, limit_bytes=limit_bytes,
     )  # fmt: skip
 
@@ -325,13 +325,15 @@ def refusal(status: int, term: int, detail: int, directory: str) -> errors.RaftL
     """The exception for a completion's status."""
     makers: dict[int, Callable[[], errors.RaftLogError]] = {
         layout.STALE_TERM: lambda: errors.StaleTerm(
-            f"the term is older than the log's, which is {term}: another leader has been here; step down", current_term=term
+            f"the term is older than the log's, which is {term}: another leader has been here; step down",
+            current_term=term,
         ),
         layout.TERM_REQUIRED: lambda: errors.StaleTerm(
             "this log has a hard state, so every append must say its term: give term=", current_term=term
         ),
         layout.TOO_LARGE: lambda: errors.EntryTooLarge(
-            f"an entry or batch is above the limit of {detail} bytes now in force; nothing was appended", limit_bytes=detail
+            f"an entry or batch is above the limit of {detail} bytes now in force; nothing was appended",
+            limit_bytes=detail,
         ),
         layout.SYNC_FAILED: lambda: errors.SyncFailed(
             f"the disk of {directory} failed: not appended as far as anybody can rely on it; the log is read-only. "
@@ -342,7 +344,8 @@ def refusal(status: int, term: int, detail: int, directory: str) -> errors.RaftL
             "free space and append again.", errno=detail or None,
         ),
         layout.UNKNOWN: lambda: errors.OutcomeUnknown(
-            "the writer no longer remembers this submission: it may or may not be in the log. Read the log's end to find out."
+            "the writer no longer remembers this submission: it may or may not be in the log. "
+            "Read the log's end to find out."
         ),
         layout.MALFORMED: lambda: errors.RaftLogError(
             "the writer refused the submission as malformed (its checksum or structure was wrong): not appended"

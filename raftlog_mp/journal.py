@@ -198,7 +198,7 @@ class Journal:
         return self._slots_from - 1
 
     def finish_job(self) -> None:
-        """Wait for the job that runs, if any, and take over its result: raise the durable frontier, or fail for good."""
+        """Wait for the job that runs, if any, and take over its result: a higher durable frontier, or failure."""
         job = self.job
         if job is None:
             return

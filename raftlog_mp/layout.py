@@ -102,7 +102,7 @@ LANE_WORDS: dict[str, int] = {
 SEAT_BYTES = PAGE
 COMPLETION_SLOTS = 1024
 # last sequence answered | status | first index of the run | entries in each batch | term | detail.  Every batch of a
-# run has the same count, so the batch with sequence s of a run that begins at r starts at first index + (s - r) * count.
+# run has the same count: the one with sequence s, in a run that begins at r, starts at first index + (s - r) * count.
 COMPLETION = struct.Struct("<QQQQQQ")
 COMPLETION_BYTES = COMPLETION.size
 COMPLETIONS_OFFSET = PAGE

@@ -269,7 +269,8 @@ class Link:
                 with contextlib.suppress(errors.WriterUnavailable):  # the loop looks at its own deadline
                     self.ensure(min(deadline, wakeup.now() + WAIT_SECONDS_MAX))
                 continue
-            self._waiters.turn(ready, min(deadline - wakeup.now(), WAIT_SECONDS_MAX), wants, seat, sleeper, sock, self._hear)
+            timeout = min(deadline - wakeup.now(), WAIT_SECONDS_MAX)
+            self._waiters.turn(ready, timeout, wants, seat, sleeper, sock, self._hear)
         return True
 
     def _hear(self, sock: Any) -> None:

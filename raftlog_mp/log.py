@@ -257,7 +257,7 @@ class Log(LogReader):
         return self._client.submit(payloads, term, self._timeout)
 
     def flush(self, timeout: Timeout = DEFAULT) -> None:
-        """Return once everything visible now is fsynced, whatever the policy; :class:`SyncFailed` if the disk failed."""
+        """Return once everything visible now is fsynced, whatever the policy; :class:`SyncFailed` if the disk fails."""
         self._link.check_open()
         self._client.flush(self._deadline(timeout))
 
