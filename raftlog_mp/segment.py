@@ -19,6 +19,7 @@ from .format import BAD, RESIDUE, WRONG, ZERO, RecordHeader, Seal, SegmentHeader
 # Blocks ahead of the end are filled with zeros in steps: fdatasync of 344-byte writes took 169-185 us into
 # zeroed blocks, 179-208 into merely reserved ones, 263-279 into a growing file (docs/architecture.md).
 ZERO_AHEAD_BYTES = 256 * 1024
+ZERO_FOR_PIECES_BELOW = 32 * 1024  # large writes gain nothing from it and would write everything twice
 
 
 class SegmentWriter:
@@ -50,10 +51,10 @@ class SegmentWriter:
         for piece in pieces:
             end = offset + len(piece)
             if end > self._zeroed:
-                low = max(self._zeroed, end)
-                high = min(low + ZERO_AHEAD_BYTES, self.header.file_bytes)
-                if high > low:
-                    self._files.pwrite(self.fd, bytes(high - low), low)
+                high = end
+                if len(piece) < ZERO_FOR_PIECES_BELOW:
+                    high = min(end + ZERO_AHEAD_BYTES, self.header.file_bytes)
+                    self._files.pwrite(self.fd, bytes(high - end), end)
                 self._zeroed = high
             self._files.pwrite(self.fd, piece, offset)
             offset = end

@@ -116,7 +116,7 @@ class Sessions:
             try:
                 for message in peer.parser.feed(data):
                     self._dispatch(peer, message)
-            except (ProtocolError, KeyError, TypeError, ValueError, OverflowError) as error:
+            except (ProtocolError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
                 self.drop_bad(peer, f"{type(error).__name__}: {error}")
                 return
             if len(data) < wakeup.RECV_BYTES:

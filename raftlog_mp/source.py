@@ -150,8 +150,9 @@ class Source:
 
     def forget(self, view: Any) -> None:
         """Let go of a view whose writer ended before its catalog could be read; the files serve instead."""
-        if self._files_allowed and view is not None and view is self.link.view:
-            self.link.forget_view(view)
+        live = self.link.view
+        if self._files_allowed and live is not None and view is live:
+            self.link.forget_view(live)
 
     # ------------------------------------------------------------ catalog
     def catalog(self) -> Catalog:
