@@ -19,7 +19,6 @@ from .lane import LaneProducer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
 from .link import FOREVER, Link
 
-TERM_MAX = (1 << 63) - 1
 Payload = bytes | bytearray | memoryview
 
 
@@ -305,7 +304,7 @@ def check_term(term: Any) -> None:
         return
     if isinstance(term, bool) or not isinstance(term, int):
         raise TypeError(f"a term is an integer, not {type(term).__name__}")
-    if not 1 <= term <= TERM_MAX:
+    if not 1 <= term <= layout.TERM_MAX:
         allowed = "an integer from 1 to 2**63-1"
         raise errors.ConfigError(
             f"term={term} is not allowed: give {allowed}", field="term", value=term, allowed=allowed

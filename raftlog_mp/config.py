@@ -215,4 +215,8 @@ class LogConfig:
             message = f"{path} is not valid TOML: {error}"
             raise ConfigError(message, field="path", value=str(path), allowed="a TOML file") from None
         table = data.get("raftlog_mp", data)
+        if not isinstance(table, dict):
+            allowed = "a table"
+            raise ConfigError(f"raftlog_mp={table!r} in {path} is not allowed: give {allowed}",
+                              field="raftlog_mp", value=table, allowed=allowed)  # fmt: skip
         return cls.from_dict(table)

@@ -48,6 +48,7 @@ class RaftLogError(Exception):
 
     @property
     def message(self) -> str:
+        """The text, as ``str(error)`` gives it."""
         return str(self.args[0]) if self.args else ""
 
     def __str__(self) -> str:

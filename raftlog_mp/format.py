@@ -54,6 +54,15 @@ def segment_name(segment_id: int) -> str:
     return f"{segment_id:016x}.seg"
 
 
+def parse_segment_name(name: str) -> int | None:
+    """The segment id in a file name; None if it is no segment's name."""
+    stem, dot, suffix = name.partition(".")
+    try:
+        return int(stem, 16) if (dot, suffix) == (".", "seg") and len(stem) == 16 else None
+    except ValueError:
+        return None
+
+
 def index_name(segment_id: int) -> str:
     """File name of a sealed segment's index."""
     return f"{segment_id:016x}.idx"
@@ -160,14 +169,16 @@ def unpack_body(body: bytes, count: int) -> list[bytes]:
 #
 #    0          8          12       16
 #    +----------+----------+--------+------------------------
-#    | magic    | version  | crc    | fields, CRC-covered
+#    | magic    | version  | crc    | fields      crc: of magic, version and fields
 #    +----------+----------+--------+------------------------
 _ENVELOPE = struct.Struct("<8sII")
+_ENVELOPE_HEAD = struct.Struct("<8sI")
 assert _ENVELOPE.size == 16
 
 
 def _seal_envelope(magic: bytes, fields: bytes) -> bytes:
-    return _ENVELOPE.pack(magic, FORMAT_VERSION, crc32c(fields)) + fields
+    head = _ENVELOPE_HEAD.pack(magic, FORMAT_VERSION)
+    return _ENVELOPE.pack(magic, FORMAT_VERSION, crc32c(head + fields)) + fields
 
 
 def _open_envelope(magic: bytes, raw: bytes, fields_bytes: int, what: str) -> bytes | None:
@@ -179,7 +190,8 @@ def _open_envelope(magic: bytes, raw: bytes, fields_bytes: int, what: str) -> by
         return None
     check_version(version, what)
     fields = raw[_ENVELOPE.size : _ENVELOPE.size + fields_bytes]
-    return fields if len(fields) == fields_bytes and crc32c(fields) == crc else None
+    head = raw[: _ENVELOPE_HEAD.size]
+    return fields if len(fields) == fields_bytes and crc32c(head + fields) == crc else None
 
 
 def check_version(version: int, what: str) -> None:

@@ -6,6 +6,7 @@ Both slots are kept the same, so that a rotted newest slot cannot revert a vote.
 from __future__ import annotations
 
 from . import format as fmt
+from .errors import VersionMismatch
 from .files import Files, join
 from .types import HardState
 
@@ -33,11 +34,16 @@ def load(files: Files, directory: str) -> HardState:
         raw = files.read_file(path)
     except FileNotFoundError:
         raise fmt.corrupt(f"{path} is missing; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME) from None
-    newest = None
+    newest, newer_version = None, None
     for offset in (0, fmt.HARD_STATE_SLOT_BYTES):
-        document = fmt.read_document(fmt.HARD_STATE_MAGIC, raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES], path)
+        try:
+            document = fmt.read_document(fmt.HARD_STATE_MAGIC, raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES], path)
+        except VersionMismatch as error:  # or a rotten version field: the other slot decides
+            newer_version, document = error, None
         if document is not None and (newest is None or document["version"] > newest["version"]):
             newest = document
+    if newest is None and newer_version is not None:
+        raise newer_version
     if newest is None:
         raise fmt.corrupt(
             f"{path} is damaged in both slots; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME

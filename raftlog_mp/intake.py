@@ -105,13 +105,14 @@ class Intake:
                 self.sessions.drop_bad(peer, f"sequence {sequence} where {peer.next_sequence} was due")
                 break
             # Large bodies are looked at in place, in our private copy: one copy less.
-            body = chunk[at + SUBMISSION_BYTES : end] if length < VIEW_BYTES else memoryview(chunk)[at + SUBMISSION_BYTES : end]
+            source = chunk if length < VIEW_BYTES else memoryview(chunk)
+            body = source[at + SUBMISSION_BYTES : end]
             if not flags and not self._hard_term:
                 term = journal.last_term or 1
             if (
                 count == 1 and kind == layout.SUBMIT_APPEND and length <= entry_limit and crc32c(body) == body_crc
-                and term >= journal.last_term and term >= self._hard_term and journal.admits(length, 1)
-                and sequence > peer.resumed_until and journal.failure is None and (flags or not self._hard_term)
+                and journal.last_term <= term >= self._hard_term and 0 < term <= layout.TERM_MAX and flags <= 1
+                and journal.admits(length, 1) and sequence > peer.resumed_until and journal.failure is None and (flags or not self._hard_term)
             ):  # fmt: skip
                 run.add(sequence, journal.append(body, body_crc, 1, term, peer.producer, sequence), 1, term)
             else:  # a batch, a repetition, no room, or not acceptable: the careful way
@@ -125,6 +126,8 @@ class Intake:
             at = end
         run.close()
         lane.head = start + at
+        if 0 < tail - lane.head < SUBMISSION_BYTES and peer.lane is not None:
+            self.sessions.drop_bad(peer, f"lane cursor {tail} ends inside a submission")
         return at > 0
 
     def _execute(self, peer: Peer, fields: tuple[int, ...], body: bytes) -> Completion | None:
@@ -143,6 +146,8 @@ class Intake:
                 return sequence, layout.UNKNOWN, 0, 0, 0, 0
         if journal.failure is not None:
             return sequence, layout.SYNC_FAILED, 0, 0, 0, journal.failure.errno or 0
+        if flags > FLAG_TERM_GIVEN or (flags and not 0 < term <= layout.TERM_MAX):
+            return sequence, layout.MALFORMED, 0, 0, 0, 0
         refusal = self._refusal(kind, count, body, body_crc)
         if refusal is not None:
             return sequence, refusal[0], 0, 0, 0, refusal[1]

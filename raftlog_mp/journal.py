@@ -121,6 +121,9 @@ class Journal:
 
     def mark(self) -> None:
         """Append a record without entries whose header vouches for everything durable so far."""
+        if self.end + fmt.RECORD_BYTES > self._limit:
+            self.roll()  # the head of the next segment says as much
+            return
         self._parts.append(fmt.pack_record_header(
             0, 0, 0, fmt.KIND_MARK, self.log_id, self.generation,
             self.next_index, self.last_term, self.end, self.durable, 0, 0,
@@ -263,7 +266,7 @@ class Journal:
             segment.sync()
             self.manifest.segments.append(info)
             self.manifest.next_segment_id = info.segment_id + 1
-            self.manifest.durable = self.durable
+            self.manifest.durable, self.manifest.settled = self.durable, False
             save(self.files, self.directory, self.manifest)
         except OSError as error:
             segment.close()
@@ -381,7 +384,7 @@ class Journal:
             self.flush()
             self.publish()
             self._seal_active()
-            self.manifest.durable, self.manifest.clean = self.durable, True
+            self.manifest.durable, self.manifest.clean, self.manifest.settled = self.durable, True, True
             save(self.files, self.directory, self.manifest)
         if self.segment is not None:
             self.segment.close()

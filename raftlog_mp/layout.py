@@ -115,6 +115,7 @@ SUBMISSION = struct.Struct("<IHHIIQQQQ")
 SUBMISSION_BYTES = SUBMISSION.size
 assert SUBMISSION_BYTES == 48
 SUBMIT_APPEND = 1
+TERM_MAX = (1 << 63) - 1
 FLAG_TERM_GIVEN = 1  # `term` holds the caller's term; otherwise the writer takes the last entry's
 
 

@@ -25,7 +25,8 @@ class Manifest:
     purged_index: int = 0
     purged_term: int = 0
     durable: int = 0  # stream position that was durable when this was written
-    clean: bool = True  # the last writer finished everything
+    clean: bool = True  # the last writer answered everything it had taken, flushed, and sealed
+    settled: bool = True  # everything acknowledged is in the files: no ring is needed to recover
     failed: bool = False  # a write or fsync failed: never trust bytes past `durable`
     loss_possible: bool = False  # a power cut may have taken a suffix that was acknowledged from memory
     shm_dir: str | None = None

@@ -14,15 +14,13 @@ from crc32c import crc32c
 
 from . import format as fmt
 from . import recovery_table as table
-from . import shm
 from .catalog import Catalog, SegmentInfo
-from .control import Control, open_control
 from .files import Files, join
 from .format import RecordHeader, SegmentHeader
 from .index import write_sealed
-from .manifest import Manifest, shm_folder
+from .manifest import Manifest
 from .producers import Producers
-from .ring import RingReader
+from .remains import Remains
 from .segment import Scan, proves, scan_records, seal_segment
 from .types import PersistenceStrategy
 
@@ -75,52 +73,13 @@ class Plan:
             )  # fmt: skip
 
 
-class OldControl:
-    """Control block and ring of the generation in the manifest, as far as they can be believed."""
-
-    def __init__(self, directory: str, manifest: Manifest) -> None:
-        folder = shm_folder(directory, manifest)
-        self.control: Control | None = None
-        self.ring: RingReader | None = None
-        self.same_boot, self.published, self.durable = True, 0, 0
-        self.trusted = self.failed = False
-        try:
-            control = open_control(join(folder, fmt.control_name(manifest.generation)))
-        except (FileNotFoundError, ValueError):
-            return
-        self.control = control
-        words = control.snapshot()
-        self.same_boot = (words["boot_id_high"], words["boot_id_low"]) == shm.boot_id() != (0, 0)
-        mine = words["log_id"] == manifest.log_id and words["generation"] == manifest.generation
-        if not (mine and self.same_boot):
-            return
-        self.durable, self.published = words["durable"], words["published"]
-        self.failed = words["state"] == 2
-        try:
-            mapping = shm.open_file(join(folder, fmt.ring_name(manifest.generation)))
-        except (FileNotFoundError, ValueError):
-            return
-        if mapping.length != words["ring_bytes"]:
-            mapping.close()
-            return
-        self.ring = RingReader(mapping, control.floor)
-        self.trusted = True
-
-    def close(self) -> None:
-        """Unmap."""
-        if self.ring is not None:
-            self.ring.close()
-        if self.control is not None:
-            self.control.close()
-
-
 def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: bool = False) -> Plan:
     """Look at everything and decide.  Reads only.
 
     ``fresh_reads`` (the writer's start-up) fsyncs the unsealed tail and drops its cached pages first, so that
     the decision rests on what the device holds and not on pages that a failed write-back left behind.
     """
-    old = OldControl(directory, manifest)
+    old = Remains(directory, manifest)
     try:
         plan = Plan(segments=[])
         _scan_files(files, directory, manifest, old, plan, fresh_reads)
@@ -139,7 +98,7 @@ def _note(plan: Plan, row: table.Row, file: str, **where: Any) -> None:
 
 
 def _scan_files(
-    files: Files, directory: str, manifest: Manifest, old: OldControl, plan: Plan, fresh_reads: bool
+    files: Files, directory: str, manifest: Manifest, old: Remains, plan: Plan, fresh_reads: bool
 ) -> None:
     plan.last_index, plan.last_term = manifest.purged_index, manifest.purged_term
     plan.end = manifest.durable if not manifest.segments else 0
@@ -157,16 +116,15 @@ def _scan_files(
 
 def _orphans(files: Files, directory: str, manifest: Manifest) -> list[str]:
     """Segments on disk that the manifest does not know: a roll that a crash interrupted."""
-    known = {fmt.segment_name(info.segment_id) for info in manifest.segments}
-    names = [name for name in files.list_dir(directory) if name.endswith(".seg") and name not in known]
-    return [name for name in names if int(name.split(".")[0], 16) >= manifest.next_segment_id]
+    ids = map(fmt.parse_segment_name, files.list_dir(directory))
+    return [fmt.segment_name(found) for found in ids if found is not None and found >= manifest.next_segment_id]
 
 
 class _Inspection:
     """Everything found out about one segment: the facts for the table, and what the walk collected."""
 
     def __init__(
-        self, files: Files, directory: str, manifest: Manifest, old: OldControl, info: SegmentInfo,
+        self, files: Files, directory: str, manifest: Manifest, old: Remains, info: SegmentInfo,
         *, last: bool, gap: bool,
     ) -> None:  # fmt: skip
         self.files, self.manifest, self.info = files, manifest, info
@@ -294,14 +252,14 @@ def _conclude(plan: Plan, seen: _Inspection) -> None:
         plan.evidence = seen.evidence if row.action == table.CUT else None
 
 
-def _decide_ring(manifest: Manifest, old: OldControl, plan: Plan) -> None:
+def _decide_ring(manifest: Manifest, old: Remains, plan: Plan) -> None:
     """Rows P to T: what of the acknowledged suffix is only in the ring."""
     data, good = b"", False
     if old.trusted and old.ring is not None and old.published > plan.end:
         data = old.ring.copy(plan.end, old.published) or b""
         good = bool(data) and _prove_ring(data, manifest, plan)
     facts = table.RingFacts(
-        clean=manifest.clean and plan.tail is None, trusted=old.trusted, covered=old.published <= plan.end,
+        clean=manifest.settled and plan.tail is None, trusted=old.trusted, covered=old.published <= plan.end,
         proves=good, same_boot=old.same_boot,
     )  # fmt: skip
     row = table.decide_ring(facts)
@@ -368,7 +326,8 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan) -> 
     manifest.segments = segments
     manifest.durable = plan.file_end if plan.ring_to_new_segment else plan.end
     manifest.failed = False
-    manifest.loss_possible = plan.loss_possible
+    # Said by a start that was itself cut short: then it still holds.
+    manifest.loss_possible = plan.loss_possible or (manifest.loss_possible and manifest.settled and not manifest.clean)
     if plan.evidence is not None:
         manifest.evidence = [*manifest.evidence[-63:], plan.evidence]
     files.sync_dir(directory)

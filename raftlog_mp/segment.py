@@ -52,7 +52,7 @@ class SegmentWriter:
             end = offset + len(piece)
             if end > self._zeroed:
                 high = end
-                if len(piece) < ZERO_FOR_PIECES_BELOW:
+                if end < self.header.file_bytes and len(piece) < ZERO_FOR_PIECES_BELOW:
                     high = min(end + ZERO_AHEAD_BYTES, self.header.file_bytes)
                     self._files.pwrite(self.fd, bytes(high - end), end)
                 self._zeroed = high

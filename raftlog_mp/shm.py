@@ -39,6 +39,30 @@ _release_buffer.argtypes = [ctypes.POINTER(_PyBuffer)]
 _release_buffer.restype = None
 
 
+class _Pin:
+    """Holds the buffer of a read-only mapping, so that its address stays good; let go with the last reference."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._buffer = _PyBuffer()
+        _get_buffer(data, ctypes.byref(self._buffer), 0)
+        self.address: int = self._buffer.buf or 0
+
+    def __del__(self) -> None:
+        _release_buffer(ctypes.byref(self._buffer))
+
+
+def _loadable(data: mmap.mmap, length: int) -> Any:
+    """A buffer over a read-only mapping that ``atomicshm`` accepts: it wants a writable one even for loads.
+
+    Loads work, and a store faults.  The array carries the pin: cells hold their view, the view this array.
+    """
+    pin = _Pin(data)
+    array_type = type("PinnedArray", (ctypes.c_char * length,), {})
+    array = array_type.from_address(pin.address)
+    array.pin = pin
+    return array
+
+
 class Mapping:
     """One shared mapping and its atomic view.  ``data`` is the mmap: slice it for payload bytes, never for words."""
 
@@ -47,16 +71,7 @@ class Mapping:
         self.writable = writable
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self.data = mmap.mmap(fd, length, flags=mmap.MAP_SHARED, prot=prot)
-        self._pinned: _PyBuffer | None = None
-        if writable:
-            self._view = AtomicView(self.data)
-        else:
-            # atomicshm wants a writable buffer even for loads.  The address of the read-only mapping, taken
-            # once and pinned by the held buffer, serves: loads work, and a store would fault.
-            self._pinned = _PyBuffer()
-            _get_buffer(self.data, ctypes.byref(self._pinned), 0)
-            array = (ctypes.c_char * length).from_address(self._pinned.buf or 0)
-            self._view = AtomicView(array)
+        self._view = AtomicView(self.data if writable else _loadable(self.data, length))
 
     def cell(self, offset: int) -> Any:
         """The atomic u64 at ``offset`` (a multiple of 8)."""
@@ -69,18 +84,9 @@ class Mapping:
     def close(self) -> None:
         """Unmap.  Cells taken from here raise ``ValueError`` afterwards; idempotent."""
         self._view.close()
-        if self._pinned is not None:
-            _release_buffer(ctypes.byref(self._pinned))
-            self._pinned = None
-        # An iterator elsewhere may still hold a memoryview: then the last reference unmaps.
+        # An iterator elsewhere may still hold a memoryview, or a cell the pin: then the last reference unmaps.
         with contextlib.suppress(BufferError):
             self.data.close()
-
-
-    def __del__(self) -> None:
-        # A superseded mapping goes when its last reader lets go of it; nobody else knows when that is.
-        if hasattr(self, "_view"):
-            self.close()
 
 
 def create_file(path: str, length: int) -> Mapping:

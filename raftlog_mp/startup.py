@@ -72,7 +72,7 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     dropped = [info for info in found.segments if (info.last_index or 0) < info.base_index]
     found.segments = [info for info in found.segments if info not in dropped]
     found.generation += 1  # durable before any record, control block or lane carries it
-    found.clean = False
+    found.clean, found.settled = False, True
     found.config, found.strategy, found.shm_dir = config.as_dict(), config.strategy.value, config.shm_dir
     # Carried bytes exist only in the old ring until they are durable in a new segment: a crash before that must
     # find the old generation in the manifest, and with it that ring.  The roll below saves the new one.

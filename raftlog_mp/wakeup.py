@@ -5,6 +5,7 @@ Long paths work: binding and connecting go through ``/proc/self/fd/N/name``, whi
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import select
@@ -108,7 +109,12 @@ def send_with_fds(sock: socket.socket, data: bytes, fds: list[int]) -> None:
 
 def receive_with_fds(sock: socket.socket) -> tuple[bytes, list[int]]:
     """The next bytes and the descriptors that came with them; ``b''`` at end of stream."""
-    data, fds, _, _ = socket.recv_fds(sock, RECV_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+    # Not socket.recv_fds: it ignores its flags, and the descriptors would be inherited by subprocesses.
+    fds = array.array("i")
+    data, ancillary, _, _ = sock.recvmsg(RECV_BYTES, socket.CMSG_LEN(4 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, raw in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
     return data, list(fds)
 
 

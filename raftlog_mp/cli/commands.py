@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .. import __version__
+from .. import __version__, errors
 from . import append, bench, outcome, read, serve, stat
 
 
@@ -23,7 +23,7 @@ class Commands(click.Group):
             raise
         except BrokenPipeError:
             code = outcome.quiet_broken_pipe()
-        except (click.ClickException, OSError, outcome.errors.RaftLogError) as error:
+        except (click.ClickException, OSError, errors.RaftLogError) as error:
             code = outcome.explain(error)
         ctx.exit(code or outcome.FINE)
 

@@ -13,7 +13,7 @@ from ..config import FlushPolicy, parse_flush_policy
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
     """A number of bytes: ``65536``, ``64K``, ``64M``, ``2G`` (powers of 1024)."""
 
     name = "size"
@@ -28,7 +28,7 @@ class Size(click.ParamType):
         return int(match[1]) * _UNITS[match[2].lower()]
 
 
-class Policy(click.ParamType):
+class Policy(click.ParamType):  # type: ignore[type-arg]
     """A flush policy as text; the library parses it and words the error."""
 
     name = "policy"

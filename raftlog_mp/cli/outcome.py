@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
@@ -52,5 +53,5 @@ def explain(error: BaseException) -> int:
 
 def quiet_broken_pipe() -> int:
     """The reader of our output has gone (``| head``): that is its right, and no error of ours."""
-    sys.stdout = click.utils.PacifyFlushWrapper(sys.stdout)  # type: ignore[assignment]
+    sys.stdout = io.StringIO()  # the interpreter flushes it at its end, and must not fail there
     return FINE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -98,15 +99,14 @@ def watch_table(reader: log.LogReader, interval: float) -> None:
     """The numbers in two columns (they fit a small terminal), redrawn in place, with the rate of appends."""
     from rich.live import Live
 
-    before = reader.stats()
-    with Live(columns(before, None), console=screen.console(), auto_refresh=False) as live:
+    out, before = screen.console(), reader.stats()
+    with Live(columns(before, None), console=out, auto_refresh=False) if out.is_terminal else nullcontext() as live:
         while True:
             wakeup.pause(interval)
             now = reader.stats()
             same = now.generation == before.generation and now.writer_pid
-            live.update(
-                columns(now, (now.entries - before.entries) / interval if same else None), refresh=True
-            )
+            drawn = columns(now, (now.entries - before.entries) / interval if same else None)
+            live.update(drawn, refresh=True) if live is not None else out.print(drawn, "")
             before = now
 
 

@@ -104,7 +104,7 @@ CASES = (
         "disk_first",
         prototype=(12, 20),
     ),
-    Case("get_live", "random get, beside the writer", "mapping", "us", "get", "disk_first"),
+    Case("get_live", "random get, live writer", "mapping", "us", "get", "disk_first"),
     Case(
         "durable_100",
         "batches of 100",

@@ -13,7 +13,7 @@ TITLES = {"disk_first": "durable (DiskFirst)", "mem_first": "in memory (MemFirst
 MARKS = {True: "[green]reached[/]", False: "[yellow]below[/]", None: ""}
 COLUMNS = (  # title, width, justification
     ("", 30, "left"), ("ours", 9, "right"), ("raw", 9, "right"), ("limit", 14, "left"), ("ratio", 7, "right"),
-    ("min .. max", 12, "right"), ("prototype", 11, "right"), ("", 7, "left"),
+    ("min .. max", 12, "right"), ("prototype", 12, "right"), ("", 7, "left"),
 )  # fmt: skip
 WIDTH = sum(width + 2 for _, width, _ in COLUMNS)  # wider than some terminals, but a cut figure is no figure
 
@@ -79,5 +79,5 @@ def value(unit: str, figure: float) -> str:
 
 
 def number(ratio: float) -> str:
-    """A ratio: two digits below 10, whole above."""
-    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}" if ratio >= 1 else f"{ratio:.2f}"
+    """A ratio: whole from 20 on, one decimal from 5 on, two below: enough to see on which side of a bound it lies."""
+    return f"{ratio:.{0 if ratio >= 20 else 1 if ratio >= 5 else 2}f}"

@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ... import __version__, config, log, probe
 from ...errors import RaftLogError
 from ...files import join
+from ...types import PersistenceStrategy
 from .cases import CASES, ENTRY_BYTES, LIMITS, Case
 from .raw import Limits
 from .worker import payload_of
@@ -42,8 +44,10 @@ class Plan:
     def config(self, strategy: str) -> config.LogConfig:
         """Settings of the logs: the defaults, smaller files for the small run, MemFirst flushing in the background."""
         policy: config.FlushPolicy = config.Batch() if strategy == "mem_first" else config.Immediate()
-        sizes = {"segment_bytes": 16 * MIB, "ring_bytes": 16 * MIB} if self.small else {}
-        return config.LogConfig(strategy=config.PersistenceStrategy(strategy), flush_policy=policy, **sizes)
+        size = 16 * MIB if self.small else 64 * MIB
+        return config.LogConfig(
+            strategy=PersistenceStrategy(strategy), flush_policy=policy, segment_bytes=size, ring_bytes=size
+        )
 
 
 @dataclass(slots=True)
@@ -71,10 +75,11 @@ class Result:
         for case in CASES:
             ratios = self.ratios(case)
             ratio = statistics.median(ratios)
+            raw = statistics.median(limit_in(case, raw) for raw in self.limits[case.name])
             rows.append({
                 "name": case.name, "what": case.what, "strategy": case.strategy, "clients": case.clients,
                 "batch": case.batch, "unit": "us" if case.unit == "us" else "per_second", "limit": case.limit,
-                "ours": statistics.median(self.ours[case.name]), "raw": statistics.median(limit_in(case, raw) for raw in self.limits[case.name]),
+                "ours": statistics.median(self.ours[case.name]), "raw": raw,
                 "ratio": ratio, "ratio_min": min(ratios), "ratio_max": max(ratios),
                 "prototype": list(case.prototype) if case.prototype else None, "reached": case.reached(ratio),
                 "ours_rounds": self.ours[case.name], "raw_rounds": self.limits[case.name],
@@ -190,11 +195,11 @@ class Round:
             for case in cases:
                 if case.name != "get_files":
                     handle.flush()  # what the case before left unflushed is not this one's work
-                    self._measure(case, lambda case=case: self._live(case, handle))
+                    self._measure(case, partial(self._live, case, handle))
         with log.open_reader(self._directory) as reader:
             for case in cases:
                 if case.name == "get_files":
-                    self._measure(case, lambda: self._get(reader))
+                    self._measure(case, partial(self._get, reader))
             self._verify(reader)
 
     def _measure(self, case: Case, ours: Callable[[], float]) -> None:
@@ -213,8 +218,8 @@ class Round:
         if case.kind == "pipelined" and case.batch == 1:
             self._singles = range(answers[0]["first"], answers[0]["last"] + 1)
         if case.unit == "us":
-            return statistics.median(answer["p50_us"] for answer in answers)
-        return sum(answer["entries"] / answer["seconds"] for answer in answers)
+            return float(statistics.median(answer["p50_us"] for answer in answers))
+        return float(sum(answer["entries"] / answer["seconds"] for answer in answers))
 
     def _get(self, reader: log.LogReader) -> float:
         """Mean microseconds of a ``get`` at random indexes among the singles; every one is checked afterwards."""

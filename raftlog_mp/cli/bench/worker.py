@@ -57,7 +57,8 @@ class Worker:
         """Append one entry after the other, each acknowledged before the next."""
         assert self.handle is not None
         append, clock, pool = self.handle.append, time.perf_counter, self.pool
-        indexes, times = [], []
+        indexes: list[int] = []
+        times: list[float] = []
         start = before = clock()
         while before - start < seconds:
             indexes.append(append(pool[len(indexes) % POOL]))

@@ -1,0 +1,49 @@
+"""What a dead writer left in shared memory, as far as it can be believed."""
+
+from __future__ import annotations
+
+from . import format as fmt
+from . import layout, shm
+from .control import Control, open_control
+from .files import join
+from .manifest import Manifest, shm_folder
+from .ring import RingReader
+
+
+class Remains:
+    """Control block and ring of the generation in the manifest, as far as they can be believed."""
+
+    def __init__(self, directory: str, manifest: Manifest) -> None:
+        folder = shm_folder(directory, manifest)
+        self.control: Control | None = None
+        self.ring: RingReader | None = None
+        self.same_boot, self.published, self.durable = True, 0, 0
+        self.trusted = self.failed = False
+        try:
+            control = open_control(join(folder, fmt.control_name(manifest.generation)))
+        except (FileNotFoundError, ValueError):
+            return
+        self.control = control
+        words = control.snapshot()
+        self.same_boot = (words["boot_id_high"], words["boot_id_low"]) == shm.boot_id() != (0, 0)
+        mine = words["log_id"] == manifest.log_id and words["generation"] == manifest.generation
+        if not (mine and self.same_boot):
+            return
+        self.durable, self.published = words["durable"], words["published"]
+        self.failed = words["state"] == layout.STATE_FAILED
+        try:
+            mapping = shm.open_file(join(folder, fmt.ring_name(manifest.generation)))
+        except (FileNotFoundError, ValueError):
+            return
+        if mapping.length != words["ring_bytes"]:
+            mapping.close()
+            return
+        self.ring = RingReader(mapping, control.floor)
+        self.trusted = True
+
+    def close(self) -> None:
+        """Unmap."""
+        if self.ring is not None:
+            self.ring.close()
+        if self.control is not None:
+            self.control.close()
