@@ -219,7 +219,10 @@ class Client:
         with self._lock:
             first = self._pending[0].sequence if self._pending else self._next_sequence
             room = sum(len(ticket._submission) for ticket in self._pending)
-            return {"producer": self._producer, "first_unresolved": first, "lane_bytes": room}
+            return {
+                "producer": self._producer, "first_unresolved": first, "highest_sent": self._next_sequence - 1,
+                "lane_bytes": room,
+            }  # fmt: skip
 
     def _on_connect(self, lane: LaneProducer) -> None:
         """Send again, in order and under the old sequences, whatever has no answer."""

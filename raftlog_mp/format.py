@@ -331,5 +331,8 @@ WRONG = "wrong"  # a whole record of this generation with the wrong index, term 
 
 
 def corrupt(message: str, **where: Any) -> CorruptLog:
-    """A :class:`CorruptLog` whose text ends with the command to run next."""
-    return CorruptLog(f"{message}. Nothing was changed; run `raftlog-mp check DIR` to see all findings.", **where)
+    """A :class:`CorruptLog` whose text ends with what to do next."""
+    return CorruptLog(
+        f"{message}. Nothing was changed. Keep a copy of the directory; `raftlog-mp cat` and open_reader() still serve "
+        "what is provably right.", **where,
+    )  # fmt: skip

@@ -7,6 +7,7 @@ submission that is merely not acceptable is answered with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from crc32c import crc32c
 
@@ -106,13 +107,14 @@ class Intake:
                 break
             # Large bodies are looked at in place, in our private copy: one copy less.
             source = chunk if length < VIEW_BYTES else memoryview(chunk)
-            body = source[at + SUBMISSION_BYTES : end]
+            body: Any = source[at + SUBMISSION_BYTES : end]
             if not flags and not self._hard_term:
                 term = journal.last_term or 1
             if (
                 count == 1 and kind == layout.SUBMIT_APPEND and length <= entry_limit and crc32c(body) == body_crc
                 and journal.last_term <= term >= self._hard_term and 0 < term <= layout.TERM_MAX and flags <= 1
-                and journal.admits(length, 1) and sequence > peer.resumed_until and journal.failure is None and (flags or not self._hard_term)
+                and journal.admits(length, 1) and sequence > peer.resumed_until and journal.failure is None
+                and (flags or not self._hard_term)
             ):  # fmt: skip
                 run.add(sequence, journal.append(body, body_crc, 1, term, peer.producer, sequence), 1, term)
             else:  # a batch, a repetition, no room, or not acceptable: the careful way

@@ -270,6 +270,8 @@ class Journal:
             save(self.files, self.directory, self.manifest)
         except OSError as error:
             segment.close()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self.files.unlink(segment.path)  # the manifest does not know it; its space is wanted elsewhere
             if index is not None:
                 index.close()
             if self.manifest.segments and self.manifest.segments[-1] == info:

@@ -73,13 +73,13 @@ CONTROL_WORDS: dict[str, int] = {
     "fsync_ns": 592,
     "marks": 600,
     "dropped_peers": 608,
-    "ring_full_waits": 616,
     "segments": 624,
     "loss_possible": 632,
 }
 
-STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED = 0, 1, 2, 3
-STATE_NAMES = {0: "starting", 1: "running", 2: "failed", 3: "stopped"}
+STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED, STATE_CRASHED = 0, 1, 2, 3, 4
+# "crashed" is never stored: a reader of files without a writer finds that the last one did not stop in order
+STATE_NAMES = {0: "starting", 1: "running", 2: "failed", 3: "stopped", 4: "crashed"}
 LEVEL_NAMES = {0: "none", 1: "soft", 2: "hard"}
 
 # ---------------------------------------------------------------- lane

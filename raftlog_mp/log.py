@@ -7,10 +7,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import errors, hard_state, layout, place, processes, shm, wakeup
-from . import format as fmt
 from .client import Client, Payload, Ticket, as_bytes, check_failed, check_term, deadline_of
 from .config import LogConfig
-from .files import Files, PathLike, join, real_path
+from .files import Files, PathLike, real_path
 from .follow import UPTO, Follower, compacted, start_of
 from .link import Link
 from .metrics import LogStats, stats_of
@@ -315,13 +314,15 @@ def stop_writer(path: PathLike, timeout: float = 30.0) -> bool:
     place.check_place(files, directory, create=False)
     link = Link(directory, READER, files=files)
     try:
-        if not link.try_connect() or not link.send(op="stop"):
+        if not link.try_connect() or link.view is None:
             return False
-        deadline = wakeup.now() + timeout
-        while files.lock_held(join(directory, fmt.LOCK_NAME)):
-            if wakeup.now() >= deadline:
+        watch = processes.Watch(link.view.control.writer_pid.load(shm.ACQUIRE))
+        try:
+            link.send(op="stop")
+            if not watch.wait(timeout):
                 raise errors.LogTimeout(f"the writer of {directory} did not stop in {timeout} s; it goes on flushing")
-            wakeup.pause(0.005)
+        finally:
+            watch.close()
         return True
     finally:
         link.close()

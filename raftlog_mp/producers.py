@@ -27,37 +27,33 @@ class Producers:
     """Windows of outcomes by producer id."""
 
     def __init__(self) -> None:
-        self._windows: OrderedDict[int, dict[int, Outcome]] = OrderedDict()
-        self._highest: dict[int, int] = {}  # at least; the newest key of the window may be higher
+        self._windows: OrderedDict[int, dict[int, Outcome]] = OrderedDict()  # the longest unused first
+        self._highest: dict[int, int] = {}
         self._low: dict[int, int] = {}  # below this sequence the table forgot, above it it knows everything
         self._connected: set[int] = set()
+        self._forgot_some = False  # a producer was dropped: one that is not here may have been
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    def connect(self, producer: int, first_unresolved: int) -> int:
-        """A client is here; everything before ``first_unresolved`` it has read and will not ask again.
+    def connect(self, producer: int, first_unresolved: int, highest_sent: int = 0) -> int:
+        """A client is here; answers before ``first_unresolved`` it has read, up to ``highest_sent`` it may ask again.
 
         Returns the highest sequence that may have been appended already: up to there :meth:`look_up` decides.
         """
         self._connected.add(producer)
-        self._windows.setdefault(producer, {})
-        self._highest.setdefault(producer, first_unresolved - 1)
+        if producer not in self._windows:
+            self._windows[producer] = {}
+            self._highest[producer] = first_unresolved - 1
+            if self._forgot_some and highest_sent >= first_unresolved:
+                self._highest[producer], self._low[producer] = highest_sent, highest_sent + 1
         self._windows.move_to_end(producer)
         self.resolved(producer, first_unresolved - 1)
-        return self._newest(producer)
-
-    def _newest(self, producer: int) -> int:
-        """The highest sequence that was appended.  Sequences arrive in order, so it is the window's last key."""
-        window = self._windows.get(producer)
-        stored = self._highest.get(producer, 0)
-        return max(stored, next(reversed(window))) if window else stored
+        return self._highest[producer]
 
     def resolved(self, producer: int, sequence: int) -> None:
         """The client has read every answer up to ``sequence``: it will not ask for them again."""
         window = self._windows.get(producer, {})
-        if window:
-            self._highest[producer] = self._newest(producer)
         for old in [known for known in window if known <= sequence]:
             del window[old]
 
@@ -66,6 +62,8 @@ class Producers:
         self._connected.discard(producer)
         if for_good:
             self._forget(producer)
+        elif producer in self._windows:
+            self._windows.move_to_end(producer)
         self._trim()
 
     def record(self, producer: int, sequence: int, outcome: Outcome) -> None:
@@ -73,32 +71,31 @@ class Producers:
         window = self._windows.get(producer)
         if window is None:
             window = self._windows[producer] = {}
-            if producer not in self._connected:
-                self._trim()
         window[sequence] = outcome
-        # The oldest is first; amortised, the window is at most twice WINDOW.
-        if len(window) >= 2 * WINDOW:
-            for old in list(window)[: len(window) - WINDOW]:
+        if sequence > self._highest.get(producer, 0):
+            self._highest[producer] = sequence
+        if len(window) >= 2 * WINDOW:  # amortised; the newest WINDOW sequences stay
+            for old in sorted(window)[: len(window) - WINDOW]:
                 del window[old]
 
     def look_up(self, producer: int, sequence: int) -> tuple[str, Outcome | None]:
         """What is known about a submission that may have been sent before.  Never guesses."""
-        highest = self._newest(producer)
         outcome = self._windows.get(producer, {}).get(sequence)
         if outcome is not None:
             return APPENDED, outcome
         # Inside the window every appended sequence is present; one that is not was never appended.
-        known_from = max(highest - WINDOW + 1, self._low.get(producer, 0))
+        known_from = max(self._highest.get(producer, 0) - WINDOW + 1, self._low.get(producer, 0))
         return (NEW, None) if sequence >= known_from else (FORGOTTEN, None)
 
     def _trim(self) -> None:
         idle = len(self._windows) - len(self._connected & self._windows.keys())
-        for producer in list(self._windows):
-            if idle <= IDLE_PRODUCERS_KEPT:
-                break
+        for producer in list(self._windows) if idle > IDLE_PRODUCERS_KEPT else ():
             if producer not in self._connected:
                 self._forget(producer)
+                self._forgot_some = True
                 idle -= 1
+                if idle <= IDLE_PRODUCERS_KEPT:
+                    break
 
     def _forget(self, producer: int) -> None:
         self._windows.pop(producer, None)
@@ -106,25 +103,33 @@ class Producers:
         self._low.pop(producer, None)
 
     def snapshot(self, budget_bytes: int) -> bytes:
-        """The table as the body of a PRODUCERS record; old outcomes are left out until it fits the budget."""
-        keep = WINDOW
+        """The table as the body of a PRODUCERS record; what is oldest is left out until it fits the budget."""
+        keep, skip = WINDOW, 0
         while True:
-            rows = []
-            for producer, window in self._windows.items():
-                newest = list(window.items())[-keep:] if keep else []
+            forgot = self._forgot_some or skip > 0
+            rows: list[list[object]] = [[0, 0, 0, []]] if forgot else []  # producer 0: some were dropped
+            for producer, window in list(self._windows.items())[skip:]:
+                newest = sorted(window.items())[-keep:] if keep else []
                 low = self._low.get(producer, 0)
                 if len(newest) < len(window):
-                    low = max(low, newest[0][0] if newest else self._newest(producer) + 1)
-                rows.append([producer, self._newest(producer), low, [[s, *outcome] for s, outcome in newest]])
+                    low = max(low, newest[0][0] if newest else self._highest.get(producer, 0) + 1)
+                rows.append([producer, self._highest.get(producer, 0), low, [[s, *outcome] for s, outcome in newest]])
             body: bytes = msgpack.packb(rows)
-            if len(body) <= budget_bytes or not keep:
+            if len(body) <= budget_bytes or not self._windows or skip >= len(self._windows):
                 return body
-            keep //= 2
+            if keep:
+                keep //= 2
+            else:
+                skip = max(1, skip * 2)
 
     def restore(self, body: bytes) -> None:
         """Replace the table by a snapshot (its CRC was checked before)."""
         for producer in list(self._windows):
             self._forget(producer)
+        self._forgot_some = False
         for producer, highest, low, window in msgpack.unpackb(body):
+            if producer == 0:
+                self._forgot_some = True
+                continue
             self._windows[producer] = {row[0]: (row[1], row[2], row[3]) for row in window}
             self._highest[producer], self._low[producer] = highest, low

@@ -147,15 +147,16 @@ class Sessions:
         size = layout.SEAT_BYTES
         if peer.role == CLIENT:
             first = int(hello["first_unresolved"])
+            highest_sent = int(hello["highest_sent"])
             peer.producer = int(hello["producer"])
-            if not (0 < peer.producer < 1 << 63 and 0 < first < 1 << 62):
+            if not (0 < peer.producer < 1 << 63 and 0 < first < 1 << 62 and highest_sent < 1 << 62):
                 raise ProtocolError("hello with a producer or sequence out of range")
             lane_bytes = max(self._config.lane_bytes, min(int(hello.get("lane_bytes", 0)), 1 << 30))
             size = layout.lane_file_bytes(lane_bytes)
         fd, mapping = shm.create_memfd("raftlog-lane", size)
         try:
             if peer.role == CLIENT:
-                self._give_lane(peer, mapping, lane_bytes, first)
+                self._give_lane(peer, mapping, lane_bytes, first, highest_sent)
             else:
                 peer.seat = Seat(mapping)
             wakeup.send_with_fds(peer.sock, pack_message(op="welcome", **self._welcome), [fd])
@@ -165,11 +166,11 @@ class Sessions:
             shm.close_fd(fd)
         self._count()
 
-    def _give_lane(self, peer: Peer, mapping: shm.Mapping, lane_bytes: int, first: int) -> None:
+    def _give_lane(self, peer: Peer, mapping: shm.Mapping, lane_bytes: int, first: int, highest_sent: int) -> None:
         peer.lane = LaneConsumer(mapping, lane_bytes)
         peer.seat = peer.lane
         peer.next_sequence = first
-        peer.resumed_until = self._producers.connect(peer.producer, first)
+        peer.resumed_until = self._producers.connect(peer.producer, first, highest_sent)
         self.clients.append(peer)
 
     def _refuse(self, peer: Peer, error: errors.RaftLogError) -> None:

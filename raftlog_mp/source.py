@@ -65,6 +65,12 @@ class _FileRing:
         return fields, body or b""
 
 
+def _state_of(found: Manifest) -> int:
+    if found.failed:
+        return layout.STATE_FAILED
+    return layout.STATE_STOPPED if found.clean else layout.STATE_CRASHED
+
+
 class FileView:
     """What the files (and a dead writer's ring) prove, found by recovery's own scan, without changing anything."""
 
@@ -80,7 +86,7 @@ class FileView:
             "first_index": found.purged_index + 1, "purged_index": found.purged_index,
             "purged_term": found.purged_term, "commit_index": found.commit_index,
             "loss_possible": int(plan.loss_possible or found.loss_possible),
-            "state": layout.STATE_FAILED if found.failed else layout.STATE_STOPPED, "segments": len(found.segments),
+            "state": _state_of(found), "segments": len(found.segments),
         })  # fmt: skip
         self.ring = _FileRing(plan.file_end, plan.ring_bytes)
 

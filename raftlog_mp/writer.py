@@ -299,6 +299,7 @@ def serve(
         processes.on_signals(writer.stop, interrupt=interrupt)
         on_ready(writer)
         writer.run()
-        return writer.plan
-    finally:
+        return writer.plan  # the lock goes with the process: nobody takes the log over while this one still lives
+    except BaseException:
         files.close(lock)
+        raise

@@ -1,0 +1,147 @@
+"""The writer dies at every step that matters; what a client was told, and what it sends again, stays true.
+
+Unlike kills at random moments these are exact: the process kills itself before or after one call.
+"""
+
+from __future__ import annotations
+
+import pytest
+from support.history import Submission, check
+from support.processes import BentWriter, rows_of
+
+import raftlog_mp as rl
+
+SMALL = {"segment_bytes": 1 << 16, "ring_bytes": 1 << 20, "idle_mark_ms": 1}
+STRATEGIES = ("disk_first", "mem_first")
+PADDING = b"." * 700  # a few dozen batches fill a segment
+
+# While serving: one step of an append, of a flush, of a roll, of an idle mark.
+SERVING = [
+    ("journal.Journal.append", "before", 30), ("journal.Journal.append", "after", 30),
+    ("ring.RingWriter.write", "before", 3), ("ring.RingWriter.write", "after", 3),
+    ("journal.Journal.publish", "before", 3), ("journal.Journal.publish", "after", 3),
+    ("segment.SegmentWriter.write", "before", 3), ("segment.SegmentWriter.write", "after", 3),
+    ("segment.SegmentWriter.sync", "before", 3), ("segment.SegmentWriter.sync", "after", 3),
+    ("journal.Journal.finish_job", "before", 3), ("journal.Journal.finish_job", "after", 3),
+    ("writer.Writer._answer", "before", 3), ("lane.LaneConsumer.complete", "before", 1),
+    ("lane.LaneConsumer.complete", "after", 1), ("journal.Journal.mark", "after", 1),
+    ("journal.Journal.roll", "before", 1), ("journal.Journal._create_segment", "after", 1),
+    ("journal.Journal._create_index", "after", 1), ("index.write_sealed", "after", 1),
+    ("segment.seal_segment", "before", 1), ("segment.seal_segment", "after", 1),
+    ("files.Files.truncate", "before", 1), ("files.Files.truncate", "after", 1),
+    ("files.Files.rename", "before", 1), ("files.Files.rename", "after", 1),
+    ("files.Files.rename", "before", 2), ("files.Files.rename", "after", 2),
+    ("journal.Journal._adopt", "before", 1), ("journal.Journal._adopt", "after", 1),
+    ("journal.Journal._head_of_segment", "before", 1), ("journal.Journal._head_of_segment", "after", 1),
+    ("journal.Journal.roll", "after", 1), ("journal.Journal.roll", "after", 2),
+]  # fmt: skip
+
+# While starting after a crash: the next writer dies, too.
+STARTING = [
+    ("recovery.make_plan", "after", 1), ("segment.seal_segment", "before", 1), ("segment.seal_segment", "after", 1),
+    ("files.Files.rename", "before", 1), ("files.Files.rename", "after", 1), ("files.Files.rename", "after", 2),
+    ("files.Files.truncate", "before", 1), ("segment.SegmentWriter.sync", "after", 1),
+    ("control.create_control", "before", 1), ("control.create_control", "after", 1),
+    ("journal.Journal.roll", "before", 1), ("journal.Journal._create_segment", "after", 1),
+    ("journal.Journal._adopt", "before", 1), ("journal.Journal._adopt", "after", 1),
+    ("journal.Journal._head_of_segment", "after", 1), ("journal.Journal.roll", "after", 1),
+    ("journal.Journal.flush", "after", 1), ("journal.Journal.publish", "after", 1),
+    ("sessions.Sessions.__init__", "after", 1), ("startup.supersede", "before", 1),
+    ("startup.supersede", "after", 1), ("shm.remove", "after", 1),
+]  # fmt: skip
+
+
+def name_of(point: tuple[str, str, int]) -> str:
+    return f"{point[0].split('.', 1)[1]}-{point[1]}-{point[2]}"
+
+
+def payloads_of(number: int) -> list[bytes]:
+    return [b"%d-%d" % (number, part) + PADDING for part in range(1 + number % 3)]
+
+
+def settle(log: rl.Log, tickets: list[rl.Ticket]) -> None:
+    """Every ticket resolves, and the log holds what they say, once."""
+    submissions = [
+        Submission("me", number, tuple(payloads_of(number)), ticket.result(timeout=60.0).start)
+        for number, ticket in enumerate(tickets)
+    ]
+    entries = log.read(1)
+    assert check(rows_of(entries), submissions) == []
+    assert log.append(b"after") == entries[-1].index + 1
+    log.flush()
+    assert rows_of(log.read(1))[:-1] == rows_of(entries)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("point", SERVING, ids=name_of)
+def test_writer_dies_while_serving(log_dir: str, strategy: str, point: tuple[str, str, int]) -> None:
+    config = rl.LogConfig(strategy=strategy, **SMALL)
+    with BentWriter(log_dir, config, die=point) as bent:
+        assert bent.line() == "serving"
+        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
+            tickets = [log.submit(payloads_of(number)) for number in range(100)]
+            bent.wait()
+            with rl.start_writer(log_dir):
+                settle(log, tickets)
+    with rl.open_reader(log_dir) as reader:
+        assert reader.last_index == reader.durable_index == len(reader)
+        assert reader.stats().loss_possible is False
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("point", STARTING, ids=name_of)
+def test_writer_dies_while_starting_after_a_crash(log_dir: str, strategy: str, point: tuple[str, str, int]) -> None:
+    """The first writer dies with answers that nobody has read; the second dies during recovery; the third serves."""
+    config = rl.LogConfig(strategy=strategy, **SMALL)
+    with BentWriter(log_dir, config, die=["lane.LaneConsumer.complete", "before", 1]) as first:
+        assert first.line() == "serving"
+        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
+            tickets = [log.submit(payloads_of(number)) for number in range(60)]
+            first.wait()
+            with BentWriter(log_dir, die=point, die_at_start=True) as second:
+                second.wait()
+            with rl.start_writer(log_dir):
+                settle(log, tickets)
+                assert log.stats().loss_possible is False
+
+
+@pytest.mark.parametrize("point", [
+    ("recovery.make_plan", "after", 1), ("journal.Journal.roll", "after", 1), ("startup.supersede", "before", 1),
+    ("startup.supersede", "after", 1),
+], ids=name_of)  # fmt: skip
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_reader_that_never_waits_sees_the_writer_after_the_next(
+    log_dir: str, strategy: str, point: tuple[str, str, int]
+) -> None:
+    """The second writer dies while it takes over: whoever still looks at the first one must find the third."""
+    config = rl.LogConfig(strategy=strategy, **SMALL)
+    with BentWriter(log_dir, config) as first:
+        assert first.line() == "serving"
+        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log, rl.open_reader(log_dir) as reader:
+            log.append(b"one")
+            assert reader.last_index == 1
+            first.kill()
+            with BentWriter(log_dir, die=point, die_at_start=True) as second:
+                second.wait()
+            with rl.start_writer(log_dir):
+                assert log.append(b"two") == 2
+                assert reader.last_index == 2
+                assert reader.get(2) == log.get(2)
+                assert [entry.payload for entry in reader.read(1)] == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_before_each_of_the_first_calls_of_a_start(log_dir: str, strategy: str) -> None:
+    """Start-up after start-up is killed, one rename later each time; nothing is lost and nothing is doubled."""
+    config = rl.LogConfig(strategy=strategy, **SMALL)
+    with BentWriter(log_dir, config, die=["lane.LaneConsumer.complete", "before", 1]) as first:
+        assert first.line() == "serving"
+        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
+            tickets = [log.submit(payloads_of(number)) for number in range(60)]
+            first.wait()
+            for number in range(1, 4):
+                for moment in ("before", "after"):
+                    with BentWriter(log_dir, die=["files.Files.rename", moment, number], die_at_start=True) as bent:
+                        bent.wait()
+            with rl.start_writer(log_dir):
+                settle(log, tickets)

@@ -1,0 +1,181 @@
+"""Logs without processes: a journal driven directly, killed, damaged, opened again, and read back from its files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+from crc32c import crc32c
+from support.faulty_files import FaultyFiles
+
+from raftlog_mp import format as fmt
+from raftlog_mp import manifest, place, recovery, segment, startup
+from raftlog_mp.config import KIB, MIB, LogConfig
+from raftlog_mp.files import Files
+from raftlog_mp.format import RecordHeader
+from raftlog_mp.journal import Journal
+from raftlog_mp.recovery import Plan
+
+Entries = dict[int, tuple[int, bytes]]  # index -> (term, payload)
+
+SMALL = {"ring_bytes": MIB, "segment_bytes": 64 * KIB, "lane_bytes": 64 * KIB}
+
+
+def small_config(**settings: Any) -> LogConfig:
+    """The smallest log there may be."""
+    return LogConfig(**(SMALL | settings))
+
+
+def open_log(directory: str, files: Files | None = None, **settings: Any) -> tuple[Journal, Plan]:
+    """As the writer does it, without lock and sockets; ``settings`` only for a log that is not there yet."""
+    files = files or FaultyFiles()
+    place.prepare_directory(files, directory)
+    new = not os.path.exists(os.path.join(directory, fmt.MANIFEST_NAME))
+    journal, plan = startup.open_journal(files, directory, small_config(**settings) if new or settings else None)
+    startup.supersede(journal)
+    return journal, plan
+
+
+def put(
+    journal: Journal, *payloads: bytes, term: int = 1, producer: int = 0, sequence: int = 0
+) -> int:
+    """Append one batch as the writer does; not visible, not durable yet."""
+    body = fmt.pack_body(list(payloads))
+    if not journal.fits(len(body), len(payloads)):
+        journal.flush()
+    if journal.needs_roll(len(body), len(payloads)):
+        journal.roll(len(body), len(payloads))
+    return journal.append(body, crc32c(body), len(payloads), term, producer, sequence)
+
+
+def commit(journal: Journal) -> None:
+    """Visible, and in DiskFirst durable first."""
+    if journal.config.strategy == "mem_first":
+        journal.copy_to_ring()
+    else:
+        journal.flush()
+    journal.publish()
+
+
+def append(journal: Journal, *payloads: bytes, **how: Any) -> int:
+    """One acknowledged batch."""
+    first = put(journal, *payloads, **how)
+    commit(journal)
+    return first
+
+
+def write_only(journal: Journal) -> None:
+    """Bytes reach the file, and the process dies before it learns that: nothing is published, nothing vouched."""
+    journal.copy_to_ring()
+    job = journal.make_job()
+    job.run()
+    assert job.error is None
+
+
+def kill(journal: Journal) -> None:
+    """The process is gone: descriptors and mappings go, every file stays as it is."""
+    if journal.segment is not None:
+        journal.segment.close()
+    if journal.index is not None:
+        journal.index._mapping.close()
+    journal.ring.close()
+    journal.control.close()
+
+
+def stop(journal: Journal) -> None:
+    """An orderly end."""
+    journal.close(clean=True)
+    journal.control.close()
+
+
+def records_of(directory: str) -> list[tuple[RecordHeader, bytes]]:
+    """Every record of every live segment of a log whose segments are all sealed, each checked."""
+    files, found = Files(), []
+    state = manifest.load(files, directory)
+    for info in state.segments:
+        assert info.end is not None, "the segment is not sealed"
+        data = files.read_file(os.path.join(directory, fmt.segment_name(info.segment_id)))
+        header = recovery.expected_header(state, info)
+        assert fmt.read_segment_header(data) == header
+        scan = segment.scan_records(
+            data, header, info.generation, limit=info.end, on_record=lambda *record: found.append(record)
+        )
+        assert scan.end == info.end
+        assert scan.last_index == info.last_index
+    return found
+
+
+def entries_of(directory: str) -> Entries:
+    """The whole log, from its files alone."""
+    entries: Entries = {}
+    for record, body in records_of(directory):
+        if record.kind == fmt.KIND_ENTRIES:
+            for index, payload in enumerate(fmt.unpack_body(body, record.count), record.base_index):
+                assert index == len(entries) + 1, "indexes are contiguous"
+                entries[index] = (record.term, payload)
+    return entries
+
+
+def reopen(directory: str, files: Files | None = None) -> tuple[Entries, Plan]:
+    """Recover the log, close it in order, and read it back."""
+    journal, plan = open_log(directory, files)
+    stop(journal)
+    return entries_of(directory), plan
+
+
+def tail_path(directory: str) -> str:
+    """The newest segment's file."""
+    state = manifest.load(Files(), directory)
+    return os.path.join(directory, fmt.segment_name(state.segments[-1].segment_id))
+
+
+def snapshot(directory: str) -> dict[str, bytes]:
+    """Every file of the log, shared memory included."""
+    found = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(folder, name)
+            with open(path, "rb") as file:
+                found[os.path.relpath(path, directory)] = file.read()
+    return found
+
+
+def copy_log(source: str, target: str, *, power_cut: bool = False) -> str:
+    """A second log with the same bytes; ``power_cut`` leaves the shared memory behind."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("shm") if power_cut else None)
+    return target
+
+
+def overwrite(path: str, offset: int, data: bytes) -> None:
+    """Damage a file in place."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def read_at(path: str, offset: int, length: int) -> bytes:
+    """Bytes of a file."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def flip(path: str, offset: int, bit: int = 0) -> None:
+    """Damage one bit."""
+    overwrite(path, offset, bytes([read_at(path, offset, 1)[0] ^ 1 << bit]))
+
+
+def make_newer(path: str, fields_bytes: int | None = None) -> None:
+    """Turn the first structure of a file into one of the next format version, with a checksum that holds."""
+    raw = read_at(path, 0, 1 << 20 if fields_bytes is None else 16 + fields_bytes)
+    head = raw[:8] + (fmt.FORMAT_VERSION + 1).to_bytes(4, "little")
+    overwrite(path, 8, head[8:] + crc32c(head + raw[16:]).to_bytes(4, "little"))
+
+
+def quarantined(directory: str) -> list[bytes]:
+    """What was set aside."""
+    folder = os.path.join(directory, fmt.QUARANTINE_NAME)
+    if not os.path.isdir(folder):
+        return []
+    return [read_at(os.path.join(folder, name), 0, 1 << 30) for name in sorted(os.listdir(folder))]
