@@ -57,7 +57,7 @@ def _loadable(data: mmap.mmap, length: int) -> Any:
     Loads work, and a store faults.  The array carries the pin: cells hold their view, the view this array.
     """
     pin = _Pin(data)
-    array_type = type("PinnedArray", (ctypes.c_char * length,), {})
+    array_type: Any = type("PinnedArray", (ctypes.c_char * length,), {})
     array = array_type.from_address(pin.address)
     array.pin = pin
     return array
