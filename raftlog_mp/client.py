@@ -238,6 +238,10 @@ class Client:
             self._reap()
             self._lane = None
 
+    def close(self) -> None:
+        """Let go of the writer's view; tickets without an answer stay without one."""
+        self._limits = (None, 0, 0)
+
     # ------------------------------------------------------------ durability
     def flush(self, deadline: float) -> None:
         """Return once everything visible now is fsynced."""

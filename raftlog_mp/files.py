@@ -184,11 +184,16 @@ class Files:
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self.unlock(fd)
         except BlockingIOError:
             return True
         finally:
             self.close(fd)
         return False
+
+    def unlock(self, fd: int) -> None:
+        """Give the lock back, also for descriptors that a fork in another thread has duplicated meanwhile."""
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
     @contextmanager
     def opened(self, path: str, *, write: bool = False) -> Iterator[int]:

@@ -55,7 +55,7 @@ class Journal:
         self.published_index = self.durable_index = last_index
         self.vouched = end  # durable position stated by the newest record header
         self.tail_entries_end = end  # end of the newest record that holds entries
-        self.predecessor = ("", 0)  # shm folder and generation of the writer before
+        self.old_folder = folder  # shared files of the writers before
         self.failure: SyncFailed | None = None
         self.job: FlushJob | None = None
         self.segment: SegmentWriter | None = None

@@ -77,9 +77,10 @@ CONTROL_WORDS: dict[str, int] = {
     "loss_possible": 632,
 }
 
-STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED, STATE_CRASHED = 0, 1, 2, 3, 4
+STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED, STATE_CRASHED, STATE_LEFT = 0, 1, 2, 3, 4, 5
+# "left" is an autostarted writer without clients: unlike a stopped one, any handle may start the next.
 # "crashed" is never stored: a reader of files without a writer finds that the last one did not stop in order
-STATE_NAMES = {0: "starting", 1: "running", 2: "failed", 3: "stopped", 4: "crashed"}
+STATE_NAMES = {0: "starting", 1: "running", 2: "failed", 3: "stopped", 4: "crashed", 5: "left"}
 LEVEL_NAMES = {0: "none", 1: "soft", 2: "hard"}
 
 # ---------------------------------------------------------------- lane

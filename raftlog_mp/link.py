@@ -144,9 +144,10 @@ class Link:
             fd = self.files.open(join(self.directory, fmt.START_NAME), write=True, create=True)
         except PermissionError:
             raise errors.AccessDenied(f"{self.directory} cannot be written by user {wakeup.user_id()}") from None
+        if not self.files.lock(fd):
+            self.files.close(fd)
+            return "another process is starting one"
         try:
-            if not self.files.lock(fd):
-                return "another process is starting one"
             if self._connect(deadline):  # somebody was faster
                 return ""
             if self.files.lock_held(join(self.directory, fmt.LOCK_NAME)):
@@ -160,6 +161,7 @@ class Link:
                 raise errors.from_wire(report)
             return "" if report else f"the writer died while starting; see {fmt.WRITER_LOG_NAME} in the log's directory"
         finally:
+            self.files.unlock(fd)
             self.files.close(fd)
 
     def _connect(self, deadline: float) -> bool:
@@ -271,6 +273,7 @@ class Link:
                 continue
             timeout = min(deadline - wakeup.now(), WAIT_SECONDS_MAX)
             self._waiters.turn(ready, timeout, wants, seat, sleeper, sock, self._hear)
+        self._waiters.pass_on()
         return True
 
     def _hear(self, sock: Any) -> None:
@@ -309,6 +312,8 @@ class Link:
         self._waiters.wake_all()
         with self._connecting:
             self._drop_connection()
+            self.view = None
+            self._waiters = Waiters()
         processes.reap()
 
     def after_fork(self) -> None:

@@ -255,6 +255,11 @@ class Log(LogReader):
         check_term(term)
         return self._client.submit(payloads, term, self._timeout)
 
+    def close(self) -> None:
+        """Leave the log.  Idempotent; what was acknowledged stays, the writer goes on."""
+        super().close()
+        self._client.close()
+
     def flush(self, timeout: Timeout = DEFAULT) -> None:
         """Return once everything visible now is fsynced, whatever the policy; :class:`SyncFailed` if the disk fails."""
         self._link.check_open()

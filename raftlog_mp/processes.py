@@ -65,11 +65,28 @@ def start_writer(path: str, config: dict[str, Any] | None, *, linger: bool) -> t
     with contextlib.suppress(OSError):
         process.stdin.write(msgpack.packb({"config": config, "linger": linger}))
         process.stdin.close()
-    report = process.stdout.read()
+    report = _read_report(process.stdout.fileno())
     process.stdout.close()
     with _children_lock:
         _children.append(process)
     return process, report
+
+
+def _read_report(fd: int) -> bytes:
+    """One msgpack map, or what there was at the end of the stream.
+
+    Not "until the end": a fork in another thread may have duplicated the pipe and keep it open.
+    """
+    unpacker, data = msgpack.Unpacker(), b""
+    while chunk := os.read(fd, 1 << 16):
+        data += chunk
+        unpacker.feed(chunk)
+        try:
+            unpacker.unpack()
+            break
+        except msgpack.OutOfData:
+            continue
+    return data
 
 
 def reap() -> None:

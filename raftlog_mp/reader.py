@@ -19,7 +19,7 @@ from .catalog import SegmentInfo
 from .files import Files, join
 from .index import IndexReader
 from .link import RETRY_SECONDS
-from .segment import SegmentReader, proves
+from .segment import OpenSegment, SegmentReader, proves
 from .source import Source
 from .types import Entry
 
@@ -36,7 +36,8 @@ class Reader:
     def __init__(self, source: Source, files: Files, directory: str) -> None:
         self._source, self._files, self._directory = source, files, directory
         self._link = source.link
-        self._segments: OrderedDict[int, tuple[IndexReader, SegmentReader]] = OrderedDict()
+        self._segments: OrderedDict[tuple[int, bool], SegmentReader | OpenSegment] = OrderedDict()
+        self._indexes: OrderedDict[int, IndexReader] = OrderedDict()
         self._lock = threading.Lock()
         self._batch: tuple[Any, int, list[bytes]] = (
             None,
@@ -78,6 +79,7 @@ class Reader:
         control = view.control
         if view is not self._view:
             self._segments.clear()
+            self._indexes.clear()
         self._verify, self._populate = view.config.verify_reads, view.config.strategy == "mem_first"
         self._first = partial(control.first_index.load, shm.ACQUIRE)
         # SEQ_CST: acquires everything published up to the index, and serves as a sleeper's re-check.
@@ -127,7 +129,7 @@ class Reader:
         if found is None:
             # Lapped: what lies below the floor is durable, so the segment file has it.
             self.lapped_reads += 1
-            found = self._open(info)[1].record(position)
+            found = self._segment(info).record(position)
             if found is None or (self._verify and not proves(*found)):
                 found = None
         entry = self._entry_in(found[0], found[1], position, index) if found is not None else None
@@ -225,7 +227,7 @@ class Reader:
             if data is not None:
                 return data, False
         # Lapped: what lies below the floor is durable, so the segment file has it.
-        _, segment = self._open(info)
+        segment = self._segment(info)
         end_of_segment = info.end if info.end is not None else self._durable()
         length = fmt.RECORD_BYTES
         head = segment.copy(position, position + length)
@@ -243,33 +245,50 @@ class Reader:
         base, active_slots, _ = self._active
         if index >= base:
             return info, active_slots[index - base]
-        slots, _ = self._open(info)
+        slots = self._index(info)
         at = index - slots.base_index
         if not 0 <= at < len(slots.slots):
             raise self._damage(info, info.start, index)
         return info, slots.slots[at]
 
-    def _open(self, info: SegmentInfo) -> tuple[IndexReader, SegmentReader]:
-        """Index and mapping of a segment, from a small cache; evicted ones are unmapped by their last user."""
-        opened = self._segments.get(info.segment_id)
-        if opened is not None:
-            return opened
-        path = join(self._directory, fmt.segment_name(info.segment_id))
-        try:
-            segment = SegmentReader(self._files, path, info.start, populate=self._populate)
-        except (OSError, ValueError):
-            raise self._damage(info, info.start, info.base_index) from None
-        opened = self._source.index_of(info, segment), segment
-        if info.sealed:
-            with self._lock:
-                self._segments[info.segment_id] = opened
-                while len(self._segments) > OPEN_SEGMENTS:
-                    self._segments.popitem(last=False)
-        return opened
+    def _segment(self, info: SegmentInfo) -> SegmentReader | OpenSegment:
+        """The bytes of a segment, from a small cache; what is evicted goes with its last user."""
+        key = (info.segment_id, info.sealed)
+        segment = self._segments.get(key)
+        if segment is None:
+            path = join(self._directory, fmt.segment_name(info.segment_id))
+            try:
+                if info.sealed:
+                    segment = SegmentReader(self._files, path, info.start, populate=self._populate)
+                else:
+                    segment = OpenSegment(self._files, path, info.start)
+            except (OSError, ValueError):
+                raise self._damage(info, info.start, info.base_index) from None
+            self._keep(self._segments, key, segment)
+        return segment
+
+    def _index(self, info: SegmentInfo) -> IndexReader:
+        """The index of a sealed segment, from a small cache."""
+        index = self._indexes.get(info.segment_id)
+        if index is None:
+            segment = self._segment(info)
+            if not isinstance(segment, SegmentReader):  # its index is the active one; the catalog is behind
+                raise self._damage(info, info.start, info.base_index)
+            index = self._source.index_of(info, segment)
+            self._keep(self._indexes, info.segment_id, index)
+        return index
+
+    def _keep(self, cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+        with self._lock:
+            cache[key] = value
+            while len(cache) > OPEN_SEGMENTS:
+                cache.popitem(last=False)
 
     def _forget(self, segment_id: int) -> None:
         with self._lock:
-            self._segments.pop(segment_id, None)
+            self._segments.pop((segment_id, True), None)
+            self._segments.pop((segment_id, False), None)
+            self._indexes.pop(segment_id, None)
 
     def _damage(self, info: SegmentInfo | None, position: int, index: int) -> errors.CorruptLog:
         name = fmt.segment_name(info.segment_id) if info is not None else fmt.MANIFEST_NAME
@@ -281,7 +300,23 @@ class Reader:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Let go of every mapping."""
+        """Let go of every mapping; whoever still reads gets :class:`LogClosed`."""
         with self._lock:
             self._segments.clear()
-        self._batch = (None, -1, [])
+            self._indexes.clear()
+            self._batch = (None, -1, [])
+            gone: Any = _Gone(self._directory)
+            self._view = self._ring = self._active = gone
+            self._first = self._last = self._version = self._published = self._durable = gone
+
+
+class _Gone:
+    """Stands in for everything a closed reader had."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def _raise(self, *_: Any) -> Any:
+        raise errors.LogClosed(f"this handle of {self._directory} was closed; open a new one")
+
+    __call__ = __iter__ = __getattr__ = _raise

@@ -173,11 +173,15 @@ class _Inspection:
         if fresh_reads:
             for offset in range(0, size, 1 << 20):
                 files.pread(fd, 1 << 20, offset)  # an unreadable block is an error here, and SIGBUS in a mapping
-        data = files.map(fd, size)
-        try:
-            self._walk(data)
-        finally:
-            data.close()
+        if not fresh_reads:
+            # A writer may start while a reader looks, and cut the file: a mapping would fault, a copy does not.
+            self._walk(files.pread(fd, size, 0))
+        else:
+            data = files.map(fd, size)
+            try:
+                self._walk(data)
+            finally:
+                data.close()
         if self.scan is not None and self.scan.stop == fmt.BAD:
             bad = files.pread(fd, 4096, self.offset)
             self.evidence = f"{info.segment_id:016x}:{self.scan.end}:{crc32c(bad):08x}"

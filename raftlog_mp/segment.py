@@ -19,6 +19,7 @@ from .format import BAD, RESIDUE, WRONG, ZERO, RecordHeader, Seal, SegmentHeader
 # Blocks ahead of the end are filled with zeros in steps: fdatasync of 344-byte writes took 169-185 us into
 # zeroed blocks, 179-208 into merely reserved ones, 263-279 into a growing file (docs/architecture.md).
 ZERO_AHEAD_BYTES = 256 * 1024
+SMALL_READ_BYTES = 4096  # of the first read of one record: most fit
 ZERO_FOR_PIECES_BELOW = 32 * 1024  # large writes gain nothing from it and would write everything twice
 
 
@@ -83,8 +84,39 @@ def seal_segment(files: Files, fd: int, header: SegmentHeader, end: int, last_in
     files.sync_all(fd)
 
 
+class OpenSegment:
+    """A segment that still has a writer, read by ``pread``.
+
+    When it is sealed its file is cut to its end: a mapping would fault behind it, a read merely comes back short.
+    """
+
+    def __init__(self, files: Files, path: str, start: int) -> None:
+        self._files, self.path, self._shift = files, path, fmt.DATA_OFFSET - start
+        self._fd = files.open(path)
+
+    def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
+        """As :meth:`SegmentReader.record`."""
+        raw = self._files.pread(self._fd, SMALL_READ_BYTES, position + self._shift)
+        if len(raw) < fmt.RECORD_BYTES:
+            return None
+        fields = fmt.RECORD_HEADER.unpack_from(raw)
+        length = fmt.RECORD_BYTES + fields[3]
+        if length > len(raw):
+            raw = self._files.pread(self._fd, length, position + self._shift)
+        return fields, raw[fmt.RECORD_BYTES : length]
+
+    def copy(self, start: int, end: int) -> bytes:
+        """The stream bytes ``[start, end)``; shorter if the file ends before."""
+        return self._files.pread(self._fd, end - start, start + self._shift)
+
+    def __del__(self) -> None:
+        # The last reader lets go of it, after a roll, at the end of the handle, or in mid-read of another thread.
+        if hasattr(self, "_fd"):
+            self._files.close(self._fd)
+
+
 class SegmentReader:
-    """A read-only mapping of one segment."""
+    """A read-only mapping of one sealed segment."""
 
     def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
         with files.opened(path) as fd:

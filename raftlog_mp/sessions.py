@@ -116,6 +116,8 @@ class Sessions:
             try:
                 for message in peer.parser.feed(data):
                     self._dispatch(peer, message)
+                    if peer not in self.peers:
+                        return  # refused or dropped: what stood behind it is not heard
             except (ProtocolError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
                 self.drop_bad(peer, f"{type(error).__name__}: {error}")
                 return

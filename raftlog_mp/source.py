@@ -19,6 +19,7 @@ from .manifest import Manifest
 from .recovery import Plan, expected_header, make_plan
 from .segment import SegmentReader, scan_records
 
+NO_INDEX = 1 << 63  # beyond every index: an active index that holds nothing
 LOOK_SECONDS = 0.05  # how often a reader without a writer looks whether one has appeared
 
 
@@ -125,9 +126,13 @@ class Source:
         """The view in force: live if there ever was a writer for this handle, else the files'."""
         live = self.link.view
         if live is not None:
-            if live.control.superseded_by.load(shm.ACQUIRE):
-                self.link.renew(live)
-            return self.link.view
+            if not live.control.superseded_by.load(shm.ACQUIRE):
+                return live
+            self.link.renew(live)
+            if self.link.view is not live or not self._files_allowed:
+                return self.link.view
+            self.link.forget_view(live)  # the newer writer is gone as well: the files know what it did
+            self._file_view = None
         if self._file_view is not None:
             self._look_for_writer()
             return self.link.view or self._file_view
@@ -173,6 +178,10 @@ class Source:
         segment, base = view.control.active_segment.load(shm.ACQUIRE), view.control.active_base.load(shm.ACQUIRE)
         try:
             found = manifest.load(self._files, self._directory)
+            if found.clean and all(info.sealed for info in found.segments):
+                # The writer ended in order and took its index along: the sealed segments have everything.
+                self._catalog, self._manifest = Catalog(found.segments), found
+                return from_slots(NO_INDEX, b"")
             if found.generation != view.generation:
                 return None
             active = open_active(join(view.folder, fmt.active_index_name(view.generation, segment)), base)

@@ -67,7 +67,7 @@ def _check_filesystem(directory: str, config: LogConfig) -> None:
 
 
 def _begin_generation(files: Files, directory: str, found: Manifest, config: LogConfig, plan: Plan) -> Journal:
-    old_folder, old_generation = shm_folder(directory, found), found.generation
+    old_folder = shm_folder(directory, found)
     apply_plan(files, directory, found, plan)
     dropped = [info for info in found.segments if (info.last_index or 0) < info.base_index]
     found.segments = [info for info in found.segments if info not in dropped]
@@ -82,7 +82,7 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     for info in dropped:
         for name in (fmt.segment_name(info.segment_id), fmt.index_name(info.segment_id)):
             files.unlink(join(directory, name))
-    journal.predecessor = (old_folder, old_generation)
+    journal.old_folder = old_folder
     return journal
 
 
@@ -115,18 +115,23 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
 
 def supersede(journal: Journal) -> None:
     """Tell handles of the dead writer that this one serves now, then remove the dead one's shared files."""
-    (old_folder, old_generation), folder, generation = journal.predecessor, journal.folder, journal.generation
-    try:
-        old = open_control(join(old_folder, fmt.control_name(old_generation)), writable=True)
-    except (OSError, ValueError):
-        old = None
-    if old is not None:
-        # The dead writer's words are ours now: its lock is in our hands.  catalog_version is what every read looks at.
-        old.superseded_by.store(generation, shm.SEQ_CST)
-        old.catalog_version.store(old.catalog_version.load(shm.RELAXED) + (1 << 31), shm.SEQ_CST)
-        old.close()
+    old_folder, folder, generation = journal.old_folder, journal.folder, journal.generation
     keep = {fmt.control_name(generation), fmt.ring_name(generation)}
     for place in {old_folder, folder}:
         for name in shm.names(place):
             if name not in keep and not name.startswith(f"index-{generation:016x}"):
+                _mark_superseded(join(place, name), generation)
                 shm.remove(join(place, name))
+
+
+def _mark_superseded(path: str, generation: int) -> None:
+    """If the file is a control block, tell those who still map it.  Every one is told, not only the last: a writer
+    may have died before it could tell its predecessor's readers."""
+    try:
+        old = open_control(path, writable=True)
+    except (OSError, ValueError):
+        return
+    # The dead writer's words are ours now: its lock is in our hands.  catalog_version is what every read looks at.
+    old.superseded_by.store(generation, shm.SEQ_CST)
+    old.catalog_version.store(old.catalog_version.load(shm.RELAXED) + (1 << 31), shm.SEQ_CST)
+    old.close()

@@ -109,6 +109,13 @@ class Waiters:
                 event.set()
                 return
 
+    def pass_on(self) -> None:
+        """Who was woken to lead but need not wait any more wakes the next."""
+        if self._followers and not self._led:
+            with self._mutex:
+                if self._followers:
+                    self._followers[0][1].set()
+
     def wake_all(self) -> None:
         """Let every follower look again."""
         with self._mutex:

@@ -56,6 +56,7 @@ class Writer:
         self._intake = Intake(self.journal, self.sessions, self._make_room)
         self._linger = linger
         self._stopping = False
+        self._last_state = layout.STATE_STOPPED
         self._flush_asked = False
         self._last_activity = wakeup.now()
         self.control.state.store(layout.STATE_RUNNING, shm.SEQ_CST)
@@ -111,7 +112,8 @@ class Writer:
         if not self.sessions.peers:
             idle = wakeup.now() - self.sessions.last_change
             if idle >= self.config.linger_s:
-                logger.info("no client for %.1f s: stopping", idle)
+                logger.info("no client for %.1f s: leaving", idle)
+                self._last_state = layout.STATE_LEFT
                 self._stopping = True
 
     # ------------------------------------------------------------ commit
@@ -254,7 +256,7 @@ class Writer:
         clean = journal.failure is None
         journal.close(clean=clean)
         if clean:
-            self.control.state.store(layout.STATE_STOPPED, shm.SEQ_CST)
+            self.control.state.store(self._last_state, shm.SEQ_CST)
         self.sessions.ring_all()
         self.sessions.close()
         self._wake.close()
