@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import errors, hard_state, layout, place, processes, shm, wakeup
+from . import format as fmt
 from .client import Client, Payload, Ticket, as_bytes, check_failed, check_term, deadline_of
 from .config import LogConfig
-from .files import Files, PathLike, real_path
+from .files import Files, PathLike, join, real_path
 from .follow import UPTO, Follower, compacted, start_of
 from .link import Link
 from .metrics import LogStats, stats_of
@@ -319,8 +320,13 @@ def stop_writer(path: PathLike, timeout: float = 30.0) -> bool:
     place.check_place(files, directory, create=False)
     link = Link(directory, READER, files=files)
     try:
-        if not link.try_connect() or link.view is None:
-            return False
+        deadline = wakeup.now() + timeout
+        while not link.try_connect() or link.view is None:
+            if not files.lock_held(join(directory, fmt.LOCK_NAME)):
+                return False
+            if wakeup.now() >= deadline:  # it is starting, or ending, and takes no one in
+                raise errors.LogTimeout(f"the writer of {directory} did not answer in {timeout} s; try again")
+            wakeup.pause(0.005)
         watch = processes.Watch(link.view.control.writer_pid.load(shm.ACQUIRE))
         try:
             link.send(op="stop")
