@@ -19,7 +19,7 @@ def check_place(files: Files, directory: str, *, create: bool) -> bool:
     """Whether there is a log at ``directory`` (False: a new one may be created).  Raises what speaks against it."""
     try:
         if not files.is_dir(directory):
-            if files.exists(directory):
+            if files.exists(directory) and not files.is_dir(directory):  # somebody may just have created it
                 raise errors.NotALog(f"{directory} is a file, not the directory of a log; give a directory")
             if not create:
                 raise manifest.missing(files, directory)

@@ -131,13 +131,15 @@ if os.fork():
     os._exit(0)
 sys.stdin.readline()                     # until the test has seen the writer end
 assert log.append(b"two") == 2
-print("appended", flush=True)
+print("appended", os.getpid(), flush=True)
 """, log_dir)
     with no_writer_after(log_dir), child:
         child.wait()
         wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
         child.say("go")
-        assert child.line() == "appended"
+        said, daemon = child.line().split()
+        assert said == "appended"
+        wait_until("the daemon ends", lambda: not alive(int(daemon)))
 
 
 def test_threads_share_one_handle(log_dir: str) -> None:
