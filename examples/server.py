@@ -1,6 +1,6 @@
 """A web server whose workers all append to one durable log.
 
-    pip install 'raftlog_mp[server]' uvloop
+    pip install 'raftlog_mp[server]'
     RAFTLOG_DIR=/var/lib/app/log uvicorn examples.server:app --workers 4
 
     curl -X POST --data-binary 'hello' http://127.0.0.1:8000/append      -> {"index": 1}
@@ -9,7 +9,7 @@
 No worker is special.  The first one starts the log's writer process, unless one runs already
 (``raftlog-mp serve DIR``, or ``rl.start_writer``), and if the writer crashes, one of them starts the next.
 
-Why uvloop: with several workers, uvicorn on asyncio's own loop leaves Nagle's algorithm on, and answers wait some
+The extra brings uvloop: with several workers, uvicorn on asyncio's own loop leaves Nagle's algorithm on, and answers wait some
 40 ms for a delayed TCP acknowledgement.  Nothing else here depends on it.
 """
 

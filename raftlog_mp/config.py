@@ -119,6 +119,7 @@ class LogConfig:
     pressure: PressureConfig = field(default_factory=PressureConfig)
     linger_s: float = 10.0  # an autostarted writer exits this long after its last client left, 0 .. 86400
     idle_mark_ms: float = 200.0  # an idle writer leaves a durable mark after this time, 1 .. 60_000
+    spin_us: float = 50.0  # writer and clients look this long before they sleep, if each has a core; 0 .. 10_000
     verify_reads: bool = True  # check CRCs of what is read from segment files
     shm_dir: str | None = None  # folder for control, ring and active index; None: DIR/shm
     allow_any_filesystem: bool = False  # open on file systems outside the allow-list
@@ -144,6 +145,7 @@ class LogConfig:
         _check("lane_bytes", self.lane_bytes, 64 * KIB, 1 * GIB)
         _check("linger_s", self.linger_s, 0, 86_400, whole=False)
         _check("idle_mark_ms", self.idle_mark_ms, 1, 60_000, whole=False)
+        _check("spin_us", self.spin_us, 0, 10_000, whole=False)
         if self.max_entry_bytes is not None:
             _check("max_entry_bytes", self.max_entry_bytes, 1, self._batch_room)
         if self.max_buffered_bytes is not None:

@@ -272,7 +272,7 @@ class Link:
                     self.ensure(min(deadline, wakeup.now() + WAIT_SECONDS_MAX))
                 continue
             timeout = min(deadline - wakeup.now(), WAIT_SECONDS_MAX)
-            self._waiters.turn(ready, timeout, wants, seat, sleeper, sock, self._hear)
+            self._waiters.turn(ready, timeout, wants, seat, sleeper, sock, self._hear, self._spin_seconds())
         self._waiters.pass_on()
         return True
 
@@ -285,6 +285,15 @@ class Link:
                 self._parser.feed(data)
             except ProtocolError:
                 self._lose(sock)
+
+    def _spin_seconds(self) -> float:
+        """How long to look before sleeping: only if writer, clients and readers have a core each."""
+        view = self.view
+        if view is None or not view.spin_seconds:
+            return 0.0
+        control = view.control
+        peers = control.clients.load(shm.RELAXED) + control.readers.load(shm.RELAXED)
+        return view.spin_seconds if peers < view.cores else 0.0
 
     def look(self) -> None:
         """Notice without waiting whether the writer hung up."""

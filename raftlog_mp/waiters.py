@@ -33,11 +33,12 @@ class Waiters:
 
     def turn(
         self, ready: Ready, timeout: float, wants: int, seat: Seat, sleeper: wakeup.Sleeper, sock: Any,
-        hear: Callable[[Any], None],
+        hear: Callable[[Any], None], spin: float,
     ) -> None:  # fmt: skip
         """Wait once, as the leader or behind one; the caller looks afterwards whether it is ``ready()``.
 
-        ``hear(sock)`` takes what arrived, and may find that the writer hung up.
+        ``hear(sock)`` takes what arrived, and may find that the writer hung up.  ``spin``: seconds the leader looks
+        before it sleeps; worth it only where nobody else needs the core.
         """
         with self._mutex:
             leads = not self._led
@@ -49,7 +50,8 @@ class Waiters:
                 if self._armed and self._seat is not None:
                     self._arm(self._seat, self._armed | wants)
         if leads:
-            self._lead(ready, timeout, wants, seat, sleeper, sock, hear)
+            if not (spin and self._spin(ready, spin)):
+                self._lead(ready, timeout, wants, seat, sleeper, sock, hear)
             return
         try:
             if not ready():  # again, after the bits were armed: what came before them rang no bell
@@ -58,6 +60,19 @@ class Waiters:
             with self._mutex:
                 if follower in self._followers:
                     self._followers.remove(follower)
+
+    def _spin(self, ready: Ready, seconds: float) -> bool:
+        """Look for a while without sleeping; True if the condition came true (then leadership is handed over)."""
+        try:
+            until = wakeup.now() + seconds
+            while not ready():
+                if wakeup.now() >= until:
+                    return False
+        except BaseException:
+            self._hand_over()
+            raise
+        self._hand_over()
+        return True
 
     def _lead(
         self, ready: Ready, timeout: float, wants: int, seat: Seat, sleeper: wakeup.Sleeper, sock: Any,

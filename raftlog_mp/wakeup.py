@@ -27,6 +27,11 @@ def now() -> float:
     return time.monotonic()
 
 
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def pause(seconds: float) -> None:
     """Wait between two attempts to reach a writer that is starting."""
     time.sleep(seconds)

@@ -54,6 +54,7 @@ class Writer:
         self._wake = wakeup.Event()
         self.sessions.poller.add(self._wake.fd, self._wake)
         self._intake = Intake(self.journal, self.sessions, self._make_room)
+        self._spin_seconds, self._cores = self.config.spin_us / 1e6, wakeup.cores()
         self._linger = linger
         self._stopping = False
         self._last_state = layout.STATE_STOPPED
@@ -93,6 +94,8 @@ class Writer:
 
     def _sleep(self, seconds: float) -> None:
         poller = self.sessions.poller
+        if seconds > 0 and self._spin():
+            seconds = 0.0
         if seconds > 0:
             # Doorbell, sleeper's side: flag SEQ_CST, then every cursor SEQ_CST.  A client stores its cursor, then
             # loads the flag.  Either it sees the flag and rings, or we see its cursor here.
@@ -107,6 +110,17 @@ class Writer:
                 self._syncer.event.clear()
                 self._finish_background_flush()
             self.sessions.handle(ready)
+
+    def _spin(self) -> bool:
+        """Look at the lanes for a while before sleeping, if writer, clients and readers have a core each."""
+        sessions, intake = self.sessions, self._intake
+        if not self._spin_seconds or intake.blocked or not 0 < len(sessions.peers) < self._cores:
+            return False
+        until = wakeup.now() + self._spin_seconds
+        while wakeup.now() < until:
+            if intake.waiting():
+                return True
+        return False
 
     def _check_linger(self) -> None:
         if not self.sessions.peers:

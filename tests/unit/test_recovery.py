@@ -211,7 +211,7 @@ def refused(log: str, row: str, **where: object) -> CorruptLog:
     with pytest.raises(CorruptLog) as caught:
         open_log(log)
     assert snapshot(log) == before
-    assert f"row {row}" in str(caught.value) and "raftlog-mp check" in str(caught.value)
+    assert f"row {row}" in str(caught.value) and "raftlog-mp cat" in str(caught.value)
     for name, value in where.items():
         assert getattr(caught.value, name) == value
     return caught.value
