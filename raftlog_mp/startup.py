@@ -113,6 +113,14 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
     return journal
 
 
+def preload(journal: Journal) -> None:
+    """Have the kernel read every sealed segment into memory: what MemFirst serves, it serves from there."""
+    for info in journal.manifest.segments:
+        if info.sealed:
+            with journal.files.opened(join(journal.directory, fmt.segment_name(info.segment_id))) as fd:
+                journal.files.will_need(fd, 0, info.size_due())
+
+
 def supersede(journal: Journal) -> None:
     """Tell handles of the dead writer that this one serves now, then remove the dead one's shared files."""
     old_folder, folder, generation = journal.old_folder, journal.folder, journal.generation

@@ -48,6 +48,7 @@ class Writer:
         )
         self._syncer: Syncer | None = None
         if self._mem_first:
+            startup.preload(self.journal)
             processes.set_switch_interval(SWITCH_INTERVAL_SECONDS)
             self._syncer = Syncer()
             self.sessions.poller.add(self._syncer.event.fd, self._syncer)
