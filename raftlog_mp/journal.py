@@ -4,7 +4,7 @@ No sockets and no clients here: the writer process feeds it, tests drive it dire
 MemFirst are the same pipeline; they differ only in whether ``publish`` stands before or after the sync::
 
     DiskFirst   append ... copy, write, sync, publish      (flush)
-    MemFirst    append ... copy, publish                    (publish_memory), write + sync in a helper thread
+    MemFirst    append ... copy, publish; write and sync in a helper thread
 
 All methods run in the writer's main thread.  A :class:`FlushJob` is the one thing that another thread may run.
 """

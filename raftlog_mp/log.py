@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -182,8 +183,12 @@ class LogReader:
     def stats(self) -> LogStats:
         """Counters and frontiers, read from shared memory at one moment."""
         self._link.check_open()
+        self._link.look()  # a writer that died is noticed here, not only by the next one who waits
         view = self._reader.view()
-        return stats_of(view, self.path, lapped_reads=self._reader.lapped_reads)
+        stats = stats_of(view, self.path, lapped_reads=self._reader.lapped_reads)
+        if not self._link.connected and stats.state in ("starting", "running"):
+            stats = dataclasses.replace(stats, state="crashed")
+        return stats if self._link.connected else dataclasses.replace(stats, writer_pid=0)
 
     # ------------------------------------------------------------ life
     def _deadline(self, timeout: Timeout) -> float:

@@ -23,6 +23,7 @@ from .types import PersistenceStrategy
 
 logger = logging.getLogger(__name__)
 
+GATHER_ROUNDS = 4  # looks at the lanes between the first submission and the fsync
 BUSY_ROUNDS = 8  # rounds of work between two looks at the sockets
 LOCK_TRIES = 20
 SLEEP_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
@@ -70,6 +71,8 @@ class Writer:
         busy_rounds = 0
         while not self._stopping:
             moved = self._intake.drain()
+            if moved and not self._mem_first:
+                self._gather()
             self._commit(moved)
             busy_rounds = busy_rounds + 1 if moved and not self._intake.blocked else 0
             if busy_rounds % BUSY_ROUNDS:
@@ -78,6 +81,12 @@ class Writer:
             if self._linger:
                 self._check_linger()
         self._shut_down()
+
+    def _gather(self) -> None:
+        """What arrived while the first submissions were taken shares their fsync."""
+        for _ in range(GATHER_ROUNDS):
+            if self._intake.blocked or not self._intake.drain():
+                return
 
     def stop(self, *_: Any) -> None:
         """Ask for an orderly end; safe in a signal handler."""

@@ -160,7 +160,8 @@ class LogMachine(RuleBasedStateMachine):
     def stop(self) -> None:
         """A clean stop; the handle does not start another, a new one does."""
         self.settle()
-        assert rl.stop_writer(self.path) == bool(self.log.stats().writer_pid)
+        serves = bool(self.log.stats().writer_pid)
+        assert rl.stop_writer(self.path) == serves
         with rl.open_reader(self.path) as cold:
             assert rows_of(cold.read(1)) == self.model.rows
             assert cold.durable_index == self.model.last_index
