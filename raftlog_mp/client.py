@@ -197,7 +197,14 @@ class Client:
             if self._link.wait(lambda: self.poll(ticket), deadline, WANTS_ANSWERS):
                 return
             why: Exception | None = None
-        except (errors.LogClosed, errors.ConfigError):
+        except errors.LogClosed:
+            if ticket._era != self._link.era:
+                raise
+            raise errors.LogClosed(
+                "the handle was closed before the answer came. Outcome unknown: the entry may be in the log; "
+                "read the log's end before you append it again"
+            ) from None
+        except errors.ConfigError:
             raise
         except errors.RaftLogError as error:  # no writer can serve this log any more; the ticket may still resolve
             why = error
@@ -244,13 +251,19 @@ class Client:
 
     # ------------------------------------------------------------ durability
     def flush(self, deadline: float) -> None:
-        """Return once everything visible now is fsynced."""
+        """Return once everything visible now, and everything this handle has submitted, is fsynced."""
+        with self._lock:
+            last = self._next_sequence - 1
         target = [0]
 
         def durable() -> bool:
             view = self._link.view
             if view is None or not self._link.connected:
                 return False
+            with self._lock:
+                self._reap()
+                if self._pending and self._pending[0].sequence <= last:
+                    return False  # DiskFirst: what is not published yet waits for the flush, too
             control = view.control
             target[0] = target[0] or control.published.load(shm.ACQUIRE)
             if control.durable.load(shm.SEQ_CST) >= target[0]:
@@ -260,11 +273,10 @@ class Client:
 
         while True:
             self._link.ensure(deadline)
-            if durable():
-                return
             self._link.send(op="flush")
             # After a restart the request is sent again; it only asks for what the writer does sooner or later.
-            if self._link.wait(durable, min(deadline, wakeup.now() + 1.0), WANTS_PROGRESS):
+            wants = WANTS_ANSWERS | WANTS_PROGRESS
+            if self._link.wait(durable, min(deadline, wakeup.now() + 1.0), wants):
                 return
             if wakeup.now() >= deadline:
                 raise errors.LogTimeout("flush: the disk did not confirm in time; the flush goes on, nothing is lost")

@@ -138,8 +138,11 @@ class LogConfig:
         self._check_kind("pressure", (PressureConfig,))
         for name in ("verify_reads", "allow_any_filesystem"):
             self._check_kind(name, (bool,))
-        if self.shm_dir is not None:
-            self._check_kind("shm_dir", (str,))
+        if self.shm_dir is not None and not (isinstance(self.shm_dir, str) and self.shm_dir.startswith("/")):
+            # Writer, clients and readers have different working directories.
+            allowed = "an absolute path, or None"
+            message = f"shm_dir={self.shm_dir!r} is not allowed: give {allowed}"
+            raise ConfigError(message, field="shm_dir", value=self.shm_dir, allowed=allowed)
         _check("segment_bytes", self.segment_bytes, 64 * KIB, 16 * GIB)
         _check("ring_bytes", self.ring_bytes, 1 * MIB, 16 * GIB)
         _check("lane_bytes", self.lane_bytes, 64 * KIB, 1 * GIB)

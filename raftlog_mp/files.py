@@ -207,7 +207,7 @@ class Files:
 
 def real_path(path: PathLike) -> str:
     """Absolute form of what a user gave."""
-    return os.path.abspath(os.fspath(path))
+    return os.path.abspath(os.fsdecode(path))
 
 
 def join(*parts: str) -> str:

@@ -169,9 +169,10 @@ class Journal:
         control.appends.store(self.appends, shm.RELAXED)
         control.entries.store(self.next_index - self._first_of_generation, shm.RELAXED)
         control.bytes.store(self.bytes, shm.RELAXED)
-        self._tell_unflushed()
+        self.tell_unflushed()
 
-    def _tell_unflushed(self) -> None:
+    def tell_unflushed(self) -> None:
+        """Show how much waits for an fsync."""
         self.control.unflushed_entries.store(self.unflushed_entries, shm.RELAXED)
         self.control.unflushed_bytes.store(self.end - self.durable, shm.RELAXED)
 
@@ -224,7 +225,7 @@ class Journal:
         self.control.durable.store(self.durable, shm.RELEASE)
         self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
         self._open_gate()
-        self._tell_unflushed()
+        self.tell_unflushed()
 
     def fail(self, error: OSError) -> None:
         """Latch FAILED.  The kernel may report success on the same pages afterwards: never try again on them."""

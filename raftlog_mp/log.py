@@ -160,13 +160,20 @@ class LogReader:
     def wait_durable(self, index: int | LogId, timeout: Timeout = DEFAULT) -> None:
         """Return once the entry at ``index`` is fsynced.
 
-        Raises :class:`IndexGap` if there is no such entry, :class:`SyncFailed` if the disk failed,
+        Raises :class:`IndexGap` if there is no such entry, :class:`Truncated` if a ``LogId`` names another term than
+        the log has there, :class:`SyncFailed` if the disk failed,
         :class:`LogTimeout` at the timeout (seconds; None: for ever).
         """
         target = index.index if isinstance(index, LogId) else index
         if target > self.last_index:
             last = self.last_index
             raise errors.IndexGap(f"entry {target} does not exist: the last entry is {last}", last_index=last)
+
+        if isinstance(index, LogId) and index.index >= self.first_index:
+            entry = self._reader.get(index.index)
+            if entry is None or entry.log_id != index:
+                last = self.last_index
+                raise errors.Truncated(f"{index} is not in the log: another entry stands there", last_index=last)
 
         def durable() -> bool:
             view = self._reader.view()
@@ -279,7 +286,7 @@ class Writer:
         self.path, self.pid, self._process = directory, pid, process
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Drain, flush, seal, exit.  Idempotent; connected clients do not restart it."""
+        """Drain, flush, seal, exit, within ``timeout`` seconds.  Idempotent; connected clients do not restart it."""
         if self._process.poll() is None:
             self._process.terminate()
             if not processes.wait_child(self._process, timeout):

@@ -25,11 +25,14 @@ def open_journal(files: Files, directory: str, config: LogConfig | None) -> tupl
     An explicit ``config`` wins over the stored one and is stored.  Raises :class:`CorruptLog` with nothing changed.
     """
     try:
-        if not check_place(files, directory, create=True):
-            _create_log(files, directory, config or LogConfig())
-        found = manifest.load(files, directory)
-        effective = config if config is not None else LogConfig.from_dict(found.config)
+        there = check_place(files, directory, create=True)
+        stored = manifest.load(files, directory) if there else None
+        effective = config or (LogConfig.from_dict(stored.config) if stored is not None else LogConfig())
         _check_filesystem(directory, effective)
+        _check_shm_dir(effective)
+        if stored is None:  # nothing is created before the settings have proved usable
+            _create_log(files, directory, effective)
+        found = manifest.load(files, directory)
         hard = hard_state.load(files, directory)
         plan = make_plan(files, directory, found, fresh_reads=True)
         plan.refuse()
@@ -54,6 +57,21 @@ def _create_log(files: Files, directory: str, config: LogConfig) -> None:
         strategy=config.strategy.value, shm_dir=config.shm_dir,
     )  # fmt: skip
     manifest.save(files, directory, fresh)
+
+
+def _check_shm_dir(config: LogConfig) -> None:
+    if config.shm_dir is None:
+        return
+    try:
+        shm.make_folder(config.shm_dir)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        allowed = "a folder that this user can create and write"
+        raise errors.ConfigError(
+            f"shm_dir={config.shm_dir!r} cannot be used ({error.strerror}): give {allowed}",
+            field="shm_dir", value=config.shm_dir, allowed=allowed,
+        ) from error  # fmt: skip
 
 
 def _check_filesystem(directory: str, config: LogConfig) -> None:

@@ -146,6 +146,7 @@ class Writer:
         journal = self.journal
         if moved:
             self._last_activity = wakeup.now()
+            journal.tell_unflushed()
         if journal.failure is not None:
             self._fail_unpublished()
             return
@@ -254,6 +255,8 @@ class Writer:
     # ------------------------------------------------------------ messages and end
     def _on_message(self, peer: Peer, message: dict[str, Any]) -> None:
         if message["op"] == "flush":
+            # What stands in the lanes came before the request: it is part of what has to be flushed.
+            self._intake.drain()
             self._flush_asked = True
         elif message["op"] == "stop":
             logger.info("asked to stop by pid %s", peer.pid)
