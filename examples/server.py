@@ -9,8 +9,8 @@
 No worker is special.  The first one starts the log's writer process, unless one runs already
 (``raftlog-mp serve DIR``, or ``rl.start_writer``), and if the writer crashes, one of them starts the next.
 
-The extra brings uvloop: with several workers, uvicorn on asyncio's own loop leaves Nagle's algorithm on, and answers wait some
-40 ms for a delayed TCP acknowledgement.  Nothing else here depends on it.
+The extra brings uvloop: with several workers, uvicorn on asyncio's own loop leaves Nagle's algorithm on, and
+answers wait some 40 ms for a delayed TCP acknowledgement.  Nothing else here depends on it.
 """
 
 import os

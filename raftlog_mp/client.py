@@ -109,7 +109,7 @@ class Client:
         while True:
             with self._lock:
                 lane = self._lane
-                if lane is not None and self._has_room(lane, length):
+                if lane is not None and not self._link.stopped() and self._has_room(lane, length):
                     ticket.sequence = sequence = self._next_sequence
                     self._next_sequence = sequence + 1
                     head = SUBMISSION.pack(
@@ -120,7 +120,8 @@ class Client:
                     ticket._cursor = lane.put(ticket._submission)
                     break
             deadline = deadline or deadline_of(timeout)
-            if lane is None:
+            if lane is None or self._link.stopped():
+                self._link.look()  # notices the end, so that connecting, and its reason, come next
                 self._link.ensure(deadline)
             else:
                 self._wait_for_room(length, deadline)

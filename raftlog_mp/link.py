@@ -295,6 +295,11 @@ class Link:
         peers = control.clients.load(shm.RELAXED) + control.readers.load(shm.RELAXED)
         return view.spin_seconds if peers < view.cores else 0.0
 
+    def stopped(self) -> bool:
+        """Whether the writer of the current view was stopped on purpose: it drains no lane any more."""
+        view = self.view
+        return view is not None and view.control.state.load(shm.RELAXED) == layout.STATE_STOPPED
+
     def look(self) -> None:
         """Notice without waiting whether the writer hung up."""
         sock = self._sock
