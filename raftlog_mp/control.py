@@ -23,8 +23,11 @@ class Control:
             setattr(self, name, mapping.cell(offset))
 
     def snapshot(self) -> dict[str, int]:
-        """Every word by name: for stats and for post-mortems."""
-        return {name: getattr(self, name).load(shm.ACQUIRE) for name in layout.CONTROL_WORDS}
+        """Every word by name: for stats and for post-mortems.
+
+        Backwards, so that frontiers are read before those they may not pass: durable_index, then last_index.
+        """
+        return {name: getattr(self, name).load(shm.ACQUIRE) for name in reversed(layout.CONTROL_WORDS)}
 
     def close(self) -> None:
         """Unmap; cells raise afterwards."""
