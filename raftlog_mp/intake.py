@@ -59,10 +59,17 @@ class Intake:
         self.oldest = 0.0  # when the oldest unflushed entry arrived
         self.owing: list[Peer] = []  # peers with answers that wait for a publish
         self.resent = 0
+        self._era, self._active = 0, 0  # of the count of clients that are at work
 
     def waiting(self) -> bool:
         """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads)."""
         return any(p.lane is not None and p.lane.tail.load(shm.SEQ_CST) != p.lane.head for p in self.sessions.clients)
+
+    def count_active(self) -> int:
+        """Clients that submitted anything since the last call."""
+        active, self._active = self._active, 0
+        self._era += 1
+        return active
 
     def drain(self) -> bool:
         """Take what the lanes hold, round robin with a byte budget; True if anything was taken."""
@@ -90,6 +97,8 @@ class Intake:
         if journal.unflushed_entries == 0:
             self.oldest = wakeup.now()
         self.owing.append(peer)
+        if peer.active_era != self._era:
+            peer.active_era, self._active = self._era, self._active + 1
         while at + SUBMISSION_BYTES <= size:
             fields = SUBMISSION.unpack_from(chunk, at)
             length, kind, flags, count, body_crc, term, sequence, _, _ = fields

@@ -67,6 +67,7 @@ class Journal:
         self._index_limit = 0  # first entry index beyond the active index
         self._open_end = self._open_index = 0
         self._first_of_generation = last_index + 1
+        self.sync_seconds = 0.0  # of the newest sync
         self.appends = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
 
     # ------------------------------------------------------------ append
@@ -211,6 +212,7 @@ class Journal:
         self.job = None
         self.fsyncs += 1
         self.fsync_ns += int(job.seconds * 1e9)
+        self.sync_seconds = job.seconds
         self.control.fsyncs.store(self.fsyncs, shm.RELAXED)
         self.control.fsync_ns.store(self.fsync_ns, shm.RELAXED)
         if job.error is not None:

@@ -73,6 +73,7 @@ CONTROL_WORDS: dict[str, int] = {
     "fsync_ns": 592,
     "marks": 600,
     "dropped_peers": 608,
+    "spin_ns": 616,  # how long a client looks for its answer before it sleeps: the writer knows who is at work
     "segments": 624,
     "loss_possible": 632,
 }

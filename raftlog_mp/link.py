@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.005  # before the second attempt to reach a writer that is starting; grows by half each time
 RETRY_SECONDS_MAX = 0.25
 WAIT_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
+SPIN_SECONDS_SHARED = 50e-6  # at most, where other threads want the interpreter, and for what may be long in coming
 FOREVER = float("inf")
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -272,7 +273,7 @@ class Link:
                     self.ensure(min(deadline, wakeup.now() + WAIT_SECONDS_MAX))
                 continue
             timeout = min(deadline - wakeup.now(), WAIT_SECONDS_MAX)
-            self._waiters.turn(ready, timeout, wants, seat, sleeper, sock, self._hear, self._spin_seconds())
+            self._waiters.turn(ready, timeout, wants, seat, sleeper, sock, self._hear, self._spin_seconds(wants))
         self._waiters.pass_on()
         return True
 
@@ -286,14 +287,13 @@ class Link:
             except ProtocolError:
                 self._lose(sock)
 
-    def _spin_seconds(self) -> float:
-        """How long to look before sleeping: only if writer, clients and readers have a core each."""
+    def _spin_seconds(self, wants: int) -> float:
+        """How long to look before sleeping: as the writer says, which knows who else is at work."""
         view = self.view
-        if view is None or not view.spin_seconds:
-            return 0.0
-        control = view.control
-        peers = control.clients.load(shm.RELAXED) + control.readers.load(shm.RELAXED)
-        return view.spin_seconds if peers < view.cores else 0.0
+        seconds: float = 0.0 if view is None else view.control.spin_ns.load(shm.RELAXED) / 1e9
+        if wants & layout.WANTS_ANSWERS and threading.active_count() == 1:
+            return seconds
+        return min(seconds, SPIN_SECONDS_SHARED)
 
     def stopped(self) -> bool:
         """Whether the writer of the current view was stopped on purpose: it drains no lane any more."""

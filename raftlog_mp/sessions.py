@@ -37,6 +37,7 @@ class Peer:
         self.next_sequence = 1
         self.resumed_until = 0  # sequences up to here may have been sent to an earlier writer or connection
         self.rung = 0  # the sleep that was rung last
+        self.active_era = 0  # of the last count of clients at work that this one is in
         self.answers: list[Completion] = []
         self.said_bye = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import format as fmt
-from . import shm, wakeup
+from . import shm
 from .config import LogConfig
 from .control import Control, open_control
 from .files import join
@@ -21,7 +21,6 @@ class View:
         self.log_id: int = welcome["log_id"]
         self.uuid: str = welcome["uuid"]
         self.config = LogConfig.from_dict(welcome["config"])
-        self.spin_seconds, self.cores = self.config.spin_us / 1e6, wakeup.cores()
         self.control: Control = open_control(join(self.folder, fmt.control_name(self.generation)))
         mapping = shm.open_file(join(self.folder, fmt.ring_name(self.generation)))
         self.ring = RingReader(mapping, self.control.floor)

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import shm, wakeup
 from .lane import Seat
+from .patience import Patience
 
 Ready = Callable[[], bool]
 
@@ -30,6 +31,7 @@ class Waiters:
         self._seat: Seat | None = None  # the one that is armed
         self._armed = 0
         self._sleeps = 0
+        self._luck = Patience()
 
     def turn(
         self, ready: Ready, timeout: float, wants: int, seat: Seat, sleeper: wakeup.Sleeper, sock: Any,
@@ -50,7 +52,7 @@ class Waiters:
                 if self._armed and self._seat is not None:
                     self._arm(self._seat, self._armed | wants)
         if leads:
-            if not (spin and self._spin(ready, spin)):
+            if not (spin and self._luck.looks() and self._spin(ready, spin)):
                 self._lead(ready, timeout, wants, seat, sleeper, sock, hear)
             return
         try:
@@ -67,10 +69,12 @@ class Waiters:
             until = wakeup.now() + seconds
             while not ready():
                 if wakeup.now() >= until:
+                    self._luck.learn(lucky=False)
                     return False
         except BaseException:
             self._hand_over()
             raise
+        self._luck.learn(lucky=True)
         self._hand_over()
         return True
 

@@ -50,7 +50,7 @@ LIMITS = {
             "disk_one",
             "rate",
             "fdatasync",
-            f"pwrite of {RECORD_BYTES} B and fdatasync, in a preallocated file",
+            f"pwrite of {RECORD_BYTES} B and fdatasync, into a preallocated file",
         ),
         Limit(
             "disk_1000",
