@@ -15,6 +15,7 @@ from crc32c import crc32c
 
 from . import errors, layout, shm, wakeup
 from . import format as fmt
+from .config import check_timeout
 from .lane import LaneProducer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
 from .link import FOREVER, Link
@@ -45,8 +46,9 @@ class Ticket:
         ``timeout`` in seconds, None for ever.  Raises the reason if it was refused, :class:`AppendTimeout` if the
         time ran out (the ticket stays alive), :class:`LogClosed` if the handle was closed or belongs to a parent.
         """
+        deadline = deadline_of(check_timeout(timeout))
         if not self._done:
-            self._client.await_ticket(self, FOREVER if timeout is None else wakeup.now() + timeout)
+            self._client.await_ticket(self, deadline)
         if self._error is not None:
             raise self._error
         return self._range

@@ -1,4 +1,4 @@
-"""Settings: frozen, validated once, stored in the log.
+"""Settings: frozen, validated once, stored in the log; and the checks of what calls take beside them.
 
 Every field says its unit in its name, and its default and range beside it.
 """
@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .types import PersistenceStrategy
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+FOREVER_SECONDS = 2_000_000  # a timeout from here on (23 days) waits for ever; poll(2) cannot count further
 
 
 def _check(field_name: str, value: Any, low: float, high: float, whole: bool = True) -> None:
@@ -119,7 +120,7 @@ class LogConfig:
     pressure: PressureConfig = field(default_factory=PressureConfig)
     linger_s: float = 10.0  # an autostarted writer exits this long after its last client left, 0 .. 86400
     idle_mark_ms: float = 200.0  # an idle writer leaves a durable mark after this time, 1 .. 60_000
-    spin_us: float = 50.0  # writer and clients look this long before they sleep, if each has a core; 0 .. 10_000
+    spin_us: float = 50.0  # looking before sleeping, where all who are at work have a core; 0 .. 10_000
     verify_reads: bool = True  # check CRCs of what is read from segment files
     shm_dir: str | None = None  # folder for control, ring and active index; None: DIR/shm
     allow_any_filesystem: bool = False  # open on file systems outside the allow-list
@@ -225,3 +226,33 @@ class LogConfig:
             raise ConfigError(f"raftlog_mp={table!r} in {path} is not allowed: give {allowed}",
                               field="raftlog_mp", value=table, allowed=allowed)  # fmt: skip
         return cls.from_dict(table)
+
+
+# ---------------------------------------------------------------- arguments of calls
+def check_timeout(timeout: Any) -> float | None:
+    """The one rule for every ``timeout``: seconds from 0 (do not wait) on, or None (for ever).
+
+    ``TypeError`` for what is no number, :class:`ConfigError` for NaN and for less than 0.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is a number of seconds, or None to wait for ever, not {type(timeout).__name__}")
+    if not timeout >= 0:  # NaN is not, either
+        allowed = "seconds from 0 (do not wait) on, or None to wait for ever"
+        message = f"timeout={timeout!r} is not allowed: give {allowed}"
+        raise ConfigError(message, field="timeout", value=timeout, allowed=allowed)
+    return timeout if timeout < FOREVER_SECONDS else None
+
+
+def check_integer(name: str, value: Any, *, optional: bool = False) -> None:
+    """``TypeError`` for what is no integer; True and False are none.  ``optional`` allows None."""
+    if (isinstance(value, bool) or not isinstance(value, int)) and not (optional and value is None):
+        raise TypeError(f"{name} is an integer, not {type(value).__name__}")
+
+
+def check_config(config: Any) -> None:
+    """``TypeError`` for settings that are neither None nor a :class:`LogConfig`."""
+    if config is not None and not isinstance(config, LogConfig):
+        advice = "; give LogConfig(**settings)" if isinstance(config, dict) else "; LogConfig.from_toml() reads a file"
+        raise TypeError(f"config is a LogConfig or None, not {type(config).__name__}{advice}")

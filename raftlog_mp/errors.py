@@ -31,6 +31,7 @@ all of them cross the writer's socket as ``to_wire``/``from_wire`` dictionaries.
 from __future__ import annotations
 
 import errno as _errno
+import pickle as _pickle
 from typing import Any
 
 
@@ -69,6 +70,14 @@ class ConfigError(RaftLogError, ValueError):
     field: str
     value: Any
     allowed: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, (cls, message, fields) = super().__reduce__()
+        try:
+            _pickle.dumps(self.value)
+        except Exception:  # whatever the caller gave: a lambda, a lock, a class of its own
+            fields["value"] = repr(self.value)
+        return make, (cls, message, fields)
 
 
 class EntryTooLarge(RaftLogError, ValueError):

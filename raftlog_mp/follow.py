@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from . import errors, shm, wakeup
+from .config import check_integer
 from .layout import WANTS_PROGRESS
 from .link import FOREVER, Link
 from .reader import Reader
@@ -70,6 +71,11 @@ class Follower(Iterator[Entry]):
 
 def compacted(index: int, first_index: int) -> errors.Compacted:
     """The error for an index below the first."""
+    if index < 1:
+        return errors.Compacted(
+            f"there is no entry {index}: indexes start at 1, and the first entry that can be read is {first_index}",
+            first_index=first_index,
+        )
     return errors.Compacted(
         f"entry {index} was purged; the first entry that can be read is {first_index}. "
         "Start there, after restoring what the purged entries led to from a snapshot.", first_index=first_index,
@@ -77,13 +83,19 @@ def compacted(index: int, first_index: int) -> errors.Compacted:
 
 
 def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
-    """The first index to yield.  Raises :class:`Compacted`, :class:`Truncated` or :class:`IndexGap`."""
+    """The first index to yield.  Raises :class:`Compacted`, :class:`Truncated` or :class:`IndexGap`.
+
+    ``TypeError`` for what is no index or no log id.
+    """
     control = reader.view().control
     first, last = int(control.first_index.load(shm.ACQUIRE)), int(control.last_index.load(shm.ACQUIRE))
     if after is not None:
         if start is not None:
             raise TypeError("give start or after, not both")
+        if not isinstance(after, tuple) or len(after) != 2:
+            raise TypeError(f"after is a LogId(term, index), not {after!r}")
         after = LogId(*after)
+        check_integer("after.index", after.index)
         if after.index + 1 < first:
             raise compacted(after.index + 1, first)
         if after.index + 1 == first:
@@ -99,6 +111,7 @@ def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
         return after.index + 1
     if start is None:
         return first
+    check_integer("start", start)
     if start < first:
         raise compacted(start, first)
     if start > last + 1:

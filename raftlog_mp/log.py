@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import errors, hard_state, layout, place, processes, shm, wakeup
 from . import format as fmt
 from .client import Client, Payload, Ticket, as_bytes, check_failed, check_term, deadline_of
-from .config import LogConfig
+from .config import LogConfig, check_config, check_integer, check_timeout
 from .files import Files, PathLike, join, real_path
 from .follow import UPTO, Follower, compacted, start_of
 from .link import Link
@@ -50,6 +50,8 @@ class LogReader:
     # ------------------------------------------------------------ entries
     def get(self, index: int) -> Entry | None:
         """The entry at ``index``, or None outside ``first_index..last_index``."""
+        if type(index) is not int:
+            check_integer("index", index)
         if self._link.closed:
             self._link.check_open()
         return self._reader.get(index)
@@ -60,6 +62,9 @@ class LogReader:
         Only the end is clipped: to the last entry, and after ``max_bytes`` of payload, though one entry is always
         given.  ``start`` below the first index raises :class:`Compacted`.
         """
+        check_integer("start", start)
+        check_integer("stop", stop, optional=True)
+        check_integer("max_bytes", max_bytes, optional=True)
         control = self._control()
         # last before first: a purge between the two loads can only make the range look emptier, never hole-y
         last, first = control.last_index.load(shm.SEQ_CST), control.first_index.load(shm.ACQUIRE)
@@ -86,7 +91,8 @@ class LogReader:
             raise errors.ConfigError(
                 f"upto={upto!r} is not allowed: give {allowed}", field="upto", value=upto, allowed=allowed
             )
-        return Follower(self._reader, self._link, start_of(self._reader, start, after), upto, timeout)
+        seconds = check_timeout(timeout)
+        return Follower(self._reader, self._link, start_of(self._reader, start, after), upto, seconds)
 
     # ------------------------------------------------------------ frontiers
     def _control(self) -> Any:
@@ -164,7 +170,8 @@ class LogReader:
         the log has there, :class:`SyncFailed` if the disk failed,
         :class:`LogTimeout` at the timeout (seconds; None: for ever).
         """
-        target = index.index if isinstance(index, LogId) else index
+        target, deadline = index.index if isinstance(index, LogId) else index, self._deadline(timeout)
+        check_integer("index", target)
         if target > self.last_index:
             last = self.last_index
             raise errors.IndexGap(f"entry {target} does not exist: the last entry is {last}", last_index=last)
@@ -182,7 +189,7 @@ class LogReader:
             check_failed(view)
             return False
 
-        if not self._link.wait(durable, self._deadline(timeout), layout.WANTS_PROGRESS):
+        if not self._link.wait(durable, deadline, layout.WANTS_PROGRESS):
             raise errors.LogTimeout(
                 f"entry {target} was not durable in time; the writer goes on flushing, nothing is lost"
             )
@@ -198,8 +205,11 @@ class LogReader:
         return stats if self._link.connected else dataclasses.replace(stats, writer_pid=0)
 
     # ------------------------------------------------------------ life
+    def _seconds(self, timeout: Timeout) -> Timeout:
+        return self._timeout if timeout is DEFAULT else check_timeout(timeout)
+
     def _deadline(self, timeout: Timeout) -> float:
-        return deadline_of(self._timeout if timeout is DEFAULT else timeout)
+        return deadline_of(self._seconds(timeout))
 
     @property
     def closed(self) -> bool:
@@ -216,9 +226,7 @@ class LogReader:
         self._link.check_open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -251,7 +259,7 @@ class Log(LogReader):
     def _append(self, payloads: Iterable[Payload], term: int | None, timeout: Timeout) -> range:
         self._link.check_open()
         check_term(term)
-        seconds = self._timeout if timeout is DEFAULT else timeout
+        seconds = self._seconds(timeout)
         ticket = self._client.submit(payloads, term, seconds)
         if not ticket._done:
             self._client.await_ticket(ticket, deadline_of(seconds))
@@ -285,11 +293,15 @@ class Writer:
     def __init__(self, directory: str, process: Any, pid: int) -> None:
         self.path, self.pid, self._process = directory, pid, process
 
-    def stop(self, timeout: float = 30.0) -> None:
-        """Drain, flush, seal, exit, within ``timeout`` seconds.  Idempotent; connected clients do not restart it."""
+    def stop(self, timeout: Timeout = 30.0) -> None:
+        """Drain, flush, seal, exit.  Idempotent; connected clients do not restart it.
+
+        :class:`LogTimeout` if it has not ended in ``timeout`` seconds (None: wait for ever); it goes on flushing.
+        """
+        seconds = check_timeout(timeout)
         if self._process.poll() is None:
             self._process.terminate()
-            if not processes.wait_child(self._process, timeout):
+            if not processes.wait_child(self._process, seconds):
                 raise errors.LogTimeout(
                     f"the writer {self.pid} of {self.path} did not stop in {timeout} s; it goes on flushing"
                 )
@@ -297,9 +309,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -310,6 +320,7 @@ def start_writer(path: PathLike, config: LogConfig | None = None) -> Writer:
     if it cannot serve: :class:`LogLocked`, :class:`CorruptLog`, :class:`ConfigError`, :class:`DiskFull` ...
     It lives until stopped, whatever its clients do.
     """
+    check_config(config)
     directory, files = real_path(path), Files()
     if not place.check_place(files, directory, create=True):
         place.prepare_directory(files, directory)
@@ -326,29 +337,25 @@ def start_writer(path: PathLike, config: LogConfig | None = None) -> Writer:
     return Writer(directory, process, int(report["pid"]))
 
 
-def stop_writer(path: PathLike, timeout: float = 30.0) -> bool:
-    """Stop the writer of the log at ``path``: drain, flush, seal.  False if none runs.  Returns when it has ended."""
-    directory, files = real_path(path), Files()
+def stop_writer(path: PathLike, timeout: Timeout = 30.0) -> bool:
+    """Stop the writer of the log at ``path``: drain, flush, seal.  False if none runs.  Returns when it has ended.
+
+    :class:`LogTimeout` if that takes more than ``timeout`` seconds (None: wait for ever).
+    """
+    directory, files, deadline = real_path(path), Files(), deadline_of(check_timeout(timeout))
     place.check_place(files, directory, create=False)
-    link = Link(directory, READER, files=files)
-    try:
-        deadline = wakeup.now() + timeout
+    with contextlib.closing(Link(directory, READER, files=files)) as link:
         while not link.try_connect() or link.view is None:
             if not files.lock_held(join(directory, fmt.LOCK_NAME)):
                 return False
             if wakeup.now() >= deadline:  # it is starting, or ending, and takes no one in
                 raise errors.LogTimeout(f"the writer of {directory} did not answer in {timeout} s; try again")
             wakeup.pause(0.005)
-        watch = processes.Watch(link.view.control.writer_pid.load(shm.ACQUIRE))
-        try:
+        with contextlib.closing(processes.Watch(link.view.control.writer_pid.load(shm.ACQUIRE))) as watch:
             link.send(op="stop")
-            if not watch.wait(timeout):
+            if not watch.wait(deadline - wakeup.now()):
                 raise errors.LogTimeout(f"the writer of {directory} did not stop in {timeout} s; it goes on flushing")
-        finally:
-            watch.close()
         return True
-    finally:
-        link.close()
 
 
 def open_log(
@@ -360,10 +367,11 @@ def open_log(
     An autostarted writer belongs to nobody and exits ``linger_s`` after its last client left.  ``timeout`` (seconds;
     None: for ever) is the default of everything that waits.  ``name`` shows in diagnostics only.
     """
-    directory, files = real_path(path), Files()
+    check_config(config)
+    seconds, directory, files = check_timeout(timeout), real_path(path), Files()
     place.check_place(files, directory, create=create)
     link = Link(directory, CLIENT, files=files, config=config, autostart=autostart, create=create)
-    log = Log(link, files, directory, timeout)
+    log = Log(link, files, directory, seconds)
     log.name = name or f"pid-{wakeup.process_id()}"
     try:
         link.ensure(log._deadline(DEFAULT))
@@ -379,9 +387,9 @@ def open_reader(path: PathLike, *, timeout: Timeout = 30.0) -> LogReader:
     Changes nothing on disk.  A damaged log can be opened too: what is provably right is served, for the rest
     :class:`CorruptLog` is raised.
     """
-    directory, files = real_path(path), Files()
+    seconds, directory, files = check_timeout(timeout), real_path(path), Files()
     place.check_place(files, directory, create=False)
-    reader = LogReader(Link(directory, READER, files=files), files, directory, timeout, files_allowed=True)
+    reader = LogReader(Link(directory, READER, files=files), files, directory, seconds, files_allowed=True)
     try:
         reader._reader.view()
     except BaseException:

@@ -8,6 +8,7 @@ gets its settings on stdin and reports on stdout, once, whether it serves; then 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -95,8 +96,8 @@ def reap() -> None:
         _children[:] = [child for child in _children if child.poll() is None]
 
 
-def wait_child(process: subprocess.Popen[bytes], timeout: float) -> bool:
-    """Wait for a started writer to end."""
+def wait_child(process: subprocess.Popen[bytes], timeout: float | None) -> bool:
+    """Whether a started writer ended within ``timeout`` seconds (None: for ever)."""
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -114,10 +115,12 @@ class Watch:
             self._fd = -1
 
     def wait(self, timeout: float) -> bool:
-        """Whether it ended within ``timeout`` seconds."""
+        """Whether it ended within ``timeout`` seconds (infinity: for ever)."""
         if self._fd < 0:
             return True
-        return bool(select.select([self._fd], [], [], max(timeout, 0.0))[0])
+        poll = select.poll()  # select() would refuse a descriptor above 1023
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(None if timeout == math.inf else math.ceil(max(timeout, 0.0) * 1000)))
 
     def close(self) -> None:
         """Give the descriptor back."""

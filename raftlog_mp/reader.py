@@ -184,7 +184,7 @@ class Reader:
             before = index
             for fields, body in self._parse(data, position):
                 if durable_copy and self._verify and not proves(fields, body):
-                    raise self._damage(info, fields[11], index)
+                    raise self._damaged_record(info, fields[11], index)
                 base, count = fields[9], fields[4]
                 if count:
                     if not base <= index < base + count:
@@ -196,7 +196,7 @@ class Reader:
             if index == before:
                 tries += 1
                 if tries > (3 if durable_copy else TRIES):
-                    raise self._damage(info, position, index)
+                    raise self._damaged_record(info, position, index)
                 if durable_copy:
                     self._forget(info.segment_id)
                     self._seen = -1
@@ -241,14 +241,14 @@ class Reader:
         """The segment and stream position of the record that holds ``index``."""
         info = self._source.catalog().find(index)
         if info is None:
-            raise self._damage(None, 0, index)
+            raise self._damage(None, 0, index, index)
         base, active_slots, _ = self._active
         if index >= base:
             return info, active_slots[index - base]
         slots = self._index(info)
         at = index - slots.base_index
         if not 0 <= at < len(slots.slots):
-            raise self._damage(info, info.start, index)
+            raise self._damage(info, info.start, index, info.last_index)
         return info, slots.slots[at]
 
     def _segment(self, info: SegmentInfo) -> SegmentReader | OpenSegment:
@@ -263,7 +263,7 @@ class Reader:
                 else:
                     segment = OpenSegment(self._files, path, info.start)
             except (OSError, ValueError):
-                raise self._damage(info, info.start, info.base_index) from None
+                raise self._damage(info, info.start, info.base_index, info.last_index) from None
             self._keep(self._segments, key, segment)
         return segment
 
@@ -273,7 +273,7 @@ class Reader:
         if index is None:
             segment = self._segment(info)
             if not isinstance(segment, SegmentReader):  # its index is the active one; the catalog is behind
-                raise self._damage(info, info.start, info.base_index)
+                raise self._damage(info, info.start, info.base_index, info.last_index)
             index = self._source.index_of(info, segment)
             self._keep(self._indexes, info.segment_id, index)
         return index
@@ -290,13 +290,27 @@ class Reader:
             self._segments.pop((segment_id, False), None)
             self._indexes.pop(segment_id, None)
 
-    def _damage(self, info: SegmentInfo | None, position: int, index: int) -> errors.CorruptLog:
+    def _damaged_record(self, info: SegmentInfo, position: int, index: int) -> errors.CorruptLog:
+        """The error for a record: all its entries, those whose index slots name its position, are concerned."""
+        active_base, active_slots, _ = self._active
+        found = None if index >= active_base else self._index(info)
+        base, slots = (active_base, active_slots) if found is None else (found.base_index, found.slots)
+        first = last = index
+        while first > base and slots[first - 1 - base] == position:
+            first -= 1
+        end = self._last() if info.last_index is None else info.last_index
+        while last < end and slots[last + 1 - base] == position:
+            last += 1
+        return self._damage(info, position, first, last)
+
+    def _damage(self, info: SegmentInfo | None, position: int, first: int, last: int | None) -> errors.CorruptLog:
         name = fmt.segment_name(info.segment_id) if info is not None else fmt.MANIFEST_NAME
         offset = fmt.DATA_OFFSET + position - info.start if info is not None else 0
+        what = f"entry {first}" if first == last else f"entries {first} to {last if last is not None else 'the last'}"
         return fmt.corrupt(
-            f"entry {index} cannot be read from {join(self._directory, name)} at offset {offset}: "
+            f"{what} cannot be read from {join(self._directory, name)} at offset {offset}: "
             "the record is missing or fails its checksum",
-            segment=name, offset=offset, first_index=index, last_index=None,
+            segment=name, offset=offset, first_index=first, last_index=last,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
         return int(match[1]) * _UNITS[match[2].lower()]
 
 
-class Policy(click.ParamType):  # type: ignore[type-arg]
+class Policy(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
     """A flush policy as text; the library parses it and words the error."""
 
     name = "policy"

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.processes import PATIENCE_S, Child, alive, no_writer_after, script, wait_dead, wait_until, writer_pids
@@ -17,8 +19,43 @@ import raftlog_mp as rl
 SMALL = rl.LogConfig(segment_bytes=1 << 16, ring_bytes=1 << 20, linger_s=0.2)
 
 
+def lingers_out(log_dir: str) -> None:
+    """Wait until the autostarted writer has ended by itself."""
+    wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
+
+
+def run_to_the_end(source: str, log_dir: str) -> None:
+    """Run a program to its good end, and until the writer that it started is gone."""
+    with no_writer_after(log_dir), script(source, log_dir) as child:
+        child.finish()
+        lingers_out(log_dir)
+
+
+def start_threads(roles: Iterable[tuple[Callable[..., object], Any]]) -> tuple[list[threading.Thread], list[Any]]:
+    """A thread for each ``(role, argument)``, and the list that gets what each returned or raised."""
+    outcomes: list[Any] = []
+
+    def play(role: Callable[..., object], argument: Any) -> None:
+        try:
+            outcomes.append(role(argument))
+        except BaseException as error:  # noqa: BLE001
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=play, args=pair) for pair in roles]
+    for thread in threads:
+        thread.start()
+    return threads, outcomes
+
+
+def join(threads: list[threading.Thread]) -> None:
+    """Wait for their ends; a thread that hangs fails the test."""
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_fork_while_another_thread_holds_every_lock(log_dir: str) -> None:
-    child = script("""
+    run_to_the_end("""
 import os, sys, threading
 import raftlog_mp as rl
 
@@ -82,14 +119,11 @@ assert [next(iterator).payload for _ in range(4)] == [b"two", b"three", b"four",
 assert log.append(b"of the parent") == 6
 log.close()
 """, log_dir)
-    with no_writer_after(log_dir), child:
-        child.finish()
-        wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
 
 
 def test_forked_workers_append_at_once(log_dir: str) -> None:
     """gunicorn with preload: opened in the parent, used in the workers."""
-    child = script("""
+    run_to_the_end("""
 import os, sys
 import raftlog_mp as rl
 
@@ -114,9 +148,6 @@ assert sorted(payloads) == sorted(b"%d-%d" % (n, t) for n in range(4) for t in r
 assert log.append(b"parent") == 201
 log.close()
 """, log_dir)
-    with no_writer_after(log_dir), child:
-        child.finish()
-        wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
 
 
 def test_child_of_a_parent_that_left_may_start_a_writer(log_dir: str) -> None:
@@ -135,7 +166,7 @@ print("appended", os.getpid(), flush=True)
 """, log_dir)
     with no_writer_after(log_dir), child:
         child.wait()
-        wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
+        lingers_out(log_dir)
         child.say("go")
         said, daemon = child.line().split()
         assert said == "appended"
@@ -144,8 +175,8 @@ print("appended", os.getpid(), flush=True)
 
 def test_threads_share_one_handle(log_dir: str) -> None:
     """Sixteen threads append, pipeline, follow and get at once, while segments roll under them."""
-    problems: list[BaseException] = []
     with rl.open_log(log_dir, SMALL, timeout=60.0) as log:
+
         def appender(number: int) -> None:
             for turn in range(60):
                 payload = b"%d-%d-" % (number, turn) + b"." * 300
@@ -165,22 +196,12 @@ def test_threads_share_one_handle(log_dir: str) -> None:
             follow = log.follow(1)
             assert [next(follow).index for _ in range(total)] == list(range(1, total + 1))
 
-        def guarded(role: object, number: int) -> None:
-            try:
-                role(number)  # type: ignore[operator]
-            except BaseException as error:  # noqa: BLE001
-                problems.append(error)
-
         roles = [appender] * 8 + [pipeliner] * 4 + [follower] * 4
-        threads = [threading.Thread(target=guarded, args=(role, number)) for number, role in enumerate(roles)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE_S)
-        assert not any(thread.is_alive() for thread in threads)
-        assert problems == []
+        threads, outcomes = start_threads((role, number) for number, role in enumerate(roles))
+        join(threads)
+        assert outcomes == [None] * 16
         assert len(log) == total
-    wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
+    lingers_out(log_dir)
 
 
 def test_an_error_in_one_thread_stays_there(log_dir: str) -> None:
@@ -188,17 +209,7 @@ def test_an_error_in_one_thread_stays_there(log_dir: str) -> None:
     with rl.start_writer(log_dir, SMALL) as writer, rl.open_log(log_dir, autostart=False, timeout=30.0) as log:
         log.append(b"one")
         os.kill(writer.pid, signal.SIGSTOP)
-        results: list[object] = []
-
-        def append() -> None:
-            try:
-                results.append(log.append(b"two", timeout=30.0))
-            except BaseException as error:  # noqa: BLE001
-                results.append(error)
-
-        threads = [threading.Thread(target=append) for _ in range(3)]
-        for thread in threads:
-            thread.start()
+        threads, results = start_threads([(log.append, b"two")] * 3)
         calls = [0]
 
         def broken() -> bool:
@@ -212,8 +223,7 @@ def test_an_error_in_one_thread_stays_there(log_dir: str) -> None:
                 log._link.wait(broken, float("inf"), 2)
         finally:
             os.kill(writer.pid, signal.SIGCONT)
-        for thread in threads:
-            thread.join(PATIENCE_S)
+        join(threads)
         assert sorted(results, key=str) == [2, 3, 4]
 
 
@@ -222,27 +232,20 @@ def test_closing_wakes_threads_that_wait(log_dir: str) -> None:
         log = rl.open_log(log_dir, timeout=None)
         log.append(b"one")
         os.kill(writer.pid, signal.SIGSTOP)
-        caught: list[BaseException] = []
         started = threading.Barrier(7)
 
-        def waits(call: object) -> None:
+        def waits(call: Callable[[], object]) -> None:
             started.wait()
-            try:
-                call()  # type: ignore[operator]
-            except BaseException as error:  # noqa: BLE001
-                caught.append(error)
+            call()
 
         ticket = log.submit([b"two"])
         follow = log.follow(2)
         calls = [lambda: log.append(b"x")] * 3 + [ticket.result, lambda: next(follow), lambda: next(log.follow(2))]
-        threads = [threading.Thread(target=waits, args=(call,)) for call in calls]
-        for thread in threads:
-            thread.start()
+        threads, caught = start_threads((waits, call) for call in calls)
         started.wait()
         try:
             log.close()
-            for thread in threads:
-                thread.join(PATIENCE_S)
+            join(threads)
         finally:
             os.kill(writer.pid, signal.SIGCONT)
         assert [type(error) for error in caught] == [rl.LogClosed] * 6
@@ -265,7 +268,7 @@ def test_script_without_a_main_guard(log_dir: str, tmp_path: Path) -> None:
     with no_writer_after(log_dir):
         done = subprocess.run([sys.executable, str(path), log_dir], capture_output=True, text=True, timeout=PATIENCE_S)
         assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
-        wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
+        lingers_out(log_dir)
 
 
 def test_captured_output_ends_although_the_writer_lives_on(log_dir: str) -> None:
@@ -318,7 +321,7 @@ def test_no_zombies(log_dir: str) -> None:
 
 def test_fork_while_another_thread_starts_the_writer(log_dir: str) -> None:
     """The child inherits the claim of whoever starts a writer; it must not keep it after the parent has let go."""
-    child = script("""
+    run_to_the_end("""
 import os, signal, sys, threading
 import raftlog_mp as rl
 from raftlog_mp import processes
@@ -351,6 +354,3 @@ opened[0].close()
 os.close(mine)
 os.waitpid(pid, 0)
 """, log_dir)
-    with no_writer_after(log_dir), child:
-        child.finish()
-        wait_until("the writer lingers out", lambda: not writer_pids(log_dir))

@@ -5,6 +5,9 @@ Unlike kills at random moments these are exact: the process kills itself before 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 from support.history import Submission, check
 from support.processes import BentWriter, rows_of
@@ -13,6 +16,7 @@ import raftlog_mp as rl
 
 SMALL = {"segment_bytes": 1 << 16, "ring_bytes": 1 << 20, "idle_mark_ms": 1}
 STRATEGIES = ("disk_first", "mem_first")
+UNANSWERED = ("lane.LaneConsumer.complete", "before", 1)  # appended, and nobody has read an answer
 PADDING = b"." * 700  # a few dozen batches fill a segment
 
 # While serving: one step of an append, of a flush, of a roll, of an idle mark.
@@ -72,17 +76,31 @@ def settle(log: rl.Log, tickets: list[rl.Ticket]) -> None:
     assert rows_of(log.read(1))[:-1] == rows_of(entries)
 
 
+@contextlib.contextmanager
+def orphaned(
+    log_dir: str, strategy: str, point: tuple[str, str, int] = UNANSWERED, batches: int = 60
+) -> Iterator[tuple[rl.Log, list[rl.Ticket]]]:
+    """A client that outlived its writer, which died at ``point``, and everything that the client has submitted."""
+    config = rl.LogConfig(strategy=strategy, **SMALL)
+    with BentWriter(log_dir, config, die=point) as writer:
+        assert writer.line() == "serving"
+        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
+            tickets = [log.submit(payloads_of(number)) for number in range(batches)]
+            writer.wait()
+            yield log, tickets
+
+
+def start_and_die(log_dir: str, point: tuple[str, str, int]) -> None:
+    """The next writer dies while it starts."""
+    with BentWriter(log_dir, die=point, die_at_start=True) as writer:
+        writer.wait()
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("point", SERVING, ids=name_of)
 def test_writer_dies_while_serving(log_dir: str, strategy: str, point: tuple[str, str, int]) -> None:
-    config = rl.LogConfig(strategy=strategy, **SMALL)
-    with BentWriter(log_dir, config, die=point) as bent:
-        assert bent.line() == "serving"
-        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
-            tickets = [log.submit(payloads_of(number)) for number in range(100)]
-            bent.wait()
-            with rl.start_writer(log_dir):
-                settle(log, tickets)
+    with orphaned(log_dir, strategy, point, 100) as (log, tickets), rl.start_writer(log_dir):
+        settle(log, tickets)
     with rl.open_reader(log_dir) as reader:
         assert reader.last_index == reader.durable_index == len(reader)
         assert reader.stats().loss_possible is False
@@ -92,17 +110,11 @@ def test_writer_dies_while_serving(log_dir: str, strategy: str, point: tuple[str
 @pytest.mark.parametrize("point", STARTING, ids=name_of)
 def test_writer_dies_while_starting_after_a_crash(log_dir: str, strategy: str, point: tuple[str, str, int]) -> None:
     """The first writer dies with answers that nobody has read; the second dies during recovery; the third serves."""
-    config = rl.LogConfig(strategy=strategy, **SMALL)
-    with BentWriter(log_dir, config, die=["lane.LaneConsumer.complete", "before", 1]) as first:
-        assert first.line() == "serving"
-        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
-            tickets = [log.submit(payloads_of(number)) for number in range(60)]
-            first.wait()
-            with BentWriter(log_dir, die=point, die_at_start=True) as second:
-                second.wait()
-            with rl.start_writer(log_dir):
-                settle(log, tickets)
-                assert log.stats().loss_possible is False
+    with orphaned(log_dir, strategy) as (log, tickets):
+        start_and_die(log_dir, point)
+        with rl.start_writer(log_dir):
+            settle(log, tickets)
+            assert log.stats().loss_possible is False
 
 
 @pytest.mark.parametrize("point", [
@@ -121,8 +133,7 @@ def test_a_reader_that_never_waits_sees_the_writer_after_the_next(
             log.append(b"one")
             assert reader.last_index == 1
             first.kill()
-            with BentWriter(log_dir, die=point, die_at_start=True) as second:
-                second.wait()
+            start_and_die(log_dir, point)
             with rl.start_writer(log_dir):
                 assert log.append(b"two") == 2
                 assert reader.last_index == 2
@@ -133,15 +144,9 @@ def test_a_reader_that_never_waits_sees_the_writer_after_the_next(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_killed_before_each_of_the_first_calls_of_a_start(log_dir: str, strategy: str) -> None:
     """Start-up after start-up is killed, one rename later each time; nothing is lost and nothing is doubled."""
-    config = rl.LogConfig(strategy=strategy, **SMALL)
-    with BentWriter(log_dir, config, die=["lane.LaneConsumer.complete", "before", 1]) as first:
-        assert first.line() == "serving"
-        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
-            tickets = [log.submit(payloads_of(number)) for number in range(60)]
-            first.wait()
-            for number in range(1, 4):
-                for moment in ("before", "after"):
-                    with BentWriter(log_dir, die=["files.Files.rename", moment, number], die_at_start=True) as bent:
-                        bent.wait()
-            with rl.start_writer(log_dir):
-                settle(log, tickets)
+    with orphaned(log_dir, strategy) as (log, tickets):
+        for number in range(1, 4):
+            for moment in ("before", "after"):
+                start_and_die(log_dir, ("files.Files.rename", moment, number))
+        with rl.start_writer(log_dir):
+            settle(log, tickets)

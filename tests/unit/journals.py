@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import Any
 
+import pytest
 from crc32c import crc32c
 from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp import manifest, place, recovery, segment, startup
 from raftlog_mp.config import KIB, MIB, LogConfig
+from raftlog_mp.errors import CorruptLog, SyncFailed
 from raftlog_mp.files import Files
 from raftlog_mp.format import RecordHeader
 from raftlog_mp.journal import Journal
@@ -19,6 +22,7 @@ from raftlog_mp.recovery import Plan
 
 Entries = dict[int, tuple[int, bytes]]  # index -> (term, payload)
 
+BOTH = pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
 SMALL = {"ring_bytes": MIB, "segment_bytes": 64 * KIB, "lane_bytes": 64 * KIB}
 
 
@@ -37,9 +41,7 @@ def open_log(directory: str, files: Files | None = None, **settings: Any) -> tup
     return journal, plan
 
 
-def put(
-    journal: Journal, *payloads: bytes, term: int = 1, producer: int = 0, sequence: int = 0
-) -> int:
+def put(journal: Journal, *payloads: bytes, term: int = 1, producer: int = 0, sequence: int = 0) -> int:
     """Append one batch as the writer does; not visible, not durable yet."""
     body = fmt.pack_body(list(payloads))
     if not journal.fits(len(body), len(payloads)):
@@ -89,6 +91,34 @@ def stop(journal: Journal) -> None:
     journal.control.close()
 
 
+def killed_before_the_sync(directory: str, *payloads: bytes) -> int:
+    """A killed DiskFirst log: entry 1 is ``b"durable"``, the payloads only reached the file.  Their offset in it."""
+    journal, _ = open_log(directory)
+    append(journal, b"durable")
+    start = end_offset(journal)
+    for payload in payloads:
+        put(journal, payload)
+    write_only(journal)
+    kill(journal)
+    return start
+
+
+def failed_log(directory: str, strategy: str) -> Entries:
+    """A killed log whose disk had failed: entry 1 durable, entry 2 only written.  What was acknowledged of it."""
+    files = FaultyFiles()
+    journal, _ = open_log(directory, files, strategy=strategy)
+    append(journal, b"durable")
+    journal.flush()
+    put(journal, b"doubtful")
+    if strategy == "mem_first":
+        commit(journal)
+    files.fail("sync", errno.EIO)
+    with pytest.raises(SyncFailed):
+        journal.flush()
+    kill(journal)
+    return {1: (1, b"durable")} | ({2: (1, b"doubtful")} if strategy == "mem_first" else {})
+
+
 def records_of(directory: str) -> list[tuple[RecordHeader, bytes]]:
     """Every record of every live segment of a log whose segments are all sealed, each checked."""
     files, found = Files(), []
@@ -124,10 +154,25 @@ def reopen(directory: str, files: Files | None = None) -> tuple[Entries, Plan]:
     return entries_of(directory), plan
 
 
+def segment_path(directory: str, number: int) -> str:
+    """The file of the log's first (0), second (1) ... or last (-1) segment."""
+    info = manifest.load(Files(), directory).segments[number]
+    return os.path.join(directory, fmt.segment_name(info.segment_id))
+
+
 def tail_path(directory: str) -> str:
     """The newest segment's file."""
-    state = manifest.load(Files(), directory)
-    return os.path.join(directory, fmt.segment_name(state.segments[-1].segment_id))
+    return segment_path(directory, -1)
+
+
+def end_offset(journal: Journal) -> int:
+    """Where in the newest segment's file the next record will stand."""
+    return fmt.DATA_OFFSET + journal.end - journal.segment.header.start
+
+
+def lose_memory(directory: str) -> None:
+    """As a reboot does it: control block, ring and active index are gone, only the files are left."""
+    shutil.rmtree(os.path.join(directory, "shm"))
 
 
 def snapshot(directory: str) -> dict[str, bytes]:
@@ -179,3 +224,21 @@ def quarantined(directory: str) -> list[bytes]:
     if not os.path.isdir(folder):
         return []
     return [read_at(os.path.join(folder, name), 0, 1 << 30) for name in sorted(os.listdir(folder))]
+
+
+# ---------------------------------------------------------------- what recovery said
+def letters(plan: Plan) -> str:
+    """The rows of the table that decided, in order."""
+    return "".join(finding.letter for finding in plan.findings)
+
+
+def refused(directory: str, row: str, **where: object) -> CorruptLog:
+    """Opening raises ``CorruptLog`` by this row, and not one byte changes."""
+    before = snapshot(directory)
+    with pytest.raises(CorruptLog) as caught:
+        open_log(directory)
+    assert snapshot(directory) == before
+    assert f"row {row}" in str(caught.value) and "raftlog-mp cat" in str(caught.value)
+    for name, value in where.items():
+        assert getattr(caught.value, name) == value
+    return caught.value

@@ -17,6 +17,8 @@ from raftlog_mp.config import (
     Immediate,
     LogConfig,
     PressureConfig,
+    check_integer,
+    check_timeout,
     parse_flush_policy,
 )
 from raftlog_mp.errors import ConfigError
@@ -169,3 +171,37 @@ def test_limits_in_force() -> None:
     small = LogConfig(ring_bytes=MIB, lane_bytes=64 * KIB)
     assert small.entry_bytes_limit == small.batch_bytes_limit == 32 * KIB - 256
     assert FULL.entry_bytes_limit == 1000 and FULL.buffered_bytes_limit == MIB
+
+
+# ---------------------------------------------------------------- arguments of calls
+@pytest.mark.parametrize("timeout", [None, 0, 0.0, 1e-9, 30, 1_999_999.5])
+def test_a_timeout_is_taken_as_it_is(timeout: float | None) -> None:
+    assert check_timeout(timeout) is timeout
+
+
+@pytest.mark.parametrize("timeout", [2_000_000, float("inf"), 1e300, 10**400], ids=lambda value: str(value)[:7])
+def test_a_timeout_beyond_what_can_be_counted_waits_for_ever(timeout: float) -> None:
+    assert check_timeout(timeout) is None
+
+
+@pytest.mark.parametrize("timeout", [-1, -1e-9, float("nan"), float("-inf"), -(10**400)], ids=lambda at: str(at)[:7])
+def test_a_timeout_is_never_negative(timeout: float) -> None:
+    with pytest.raises(ConfigError, match="timeout=.* give seconds") as caught:
+        check_timeout(timeout)
+    assert caught.value.field == "timeout" and caught.value.value is timeout and caught.value.allowed
+
+
+@pytest.mark.parametrize("timeout", ["1", b"1", True, False, [1], 1j, object()])
+def test_a_timeout_is_a_number(timeout: Any) -> None:
+    with pytest.raises(TypeError, match=f"timeout .* not {type(timeout).__name__}"):
+        check_timeout(timeout)
+
+
+def test_an_integer_is_no_bool_and_none_only_where_it_means_something() -> None:
+    for value in (0, -1, 10**30):
+        check_integer("start", value)
+        check_integer("start", value, optional=True)
+    check_integer("stop", None, optional=True)
+    for value in (None, True, False, 1.0, "1"):
+        with pytest.raises(TypeError, match=f"stop is an integer, not {type(value).__name__}"):
+            check_integer("stop", value, optional=value is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 import re
+import threading
 
 import pytest
 
@@ -75,6 +76,20 @@ def test_disk_errors_carry_errno_everywhere() -> None:
     error = errors.SyncFailed("x", errno=errno.EROFS)
     assert error.errno == errno.EROFS
     assert pickle.loads(pickle.dumps(error)).errno == from_wire(to_wire(error)).errno == errno.EROFS
+
+
+@pytest.mark.parametrize("value", [lambda: 7, threading.Lock(), (number for number in ()), type("Local", (), {})()])
+def test_a_refused_value_that_does_not_pickle_crosses_as_its_text(value: object) -> None:
+    """A caller gave it, so it may be anything; the error of a worker process must reach its parent all the same."""
+    error = errors.ConfigError("what, where, what next", field="linger_s", value=value, allowed="a number")
+    back = pickle.loads(pickle.dumps(error))
+    assert (str(back), back.field, back.value, back.allowed) == (str(error), "linger_s", repr(value), "a number")
+    assert error.value is value
+
+
+@pytest.mark.parametrize("value", [5, "text", None, [1, {"a": 2.5}], float("inf")])
+def test_a_refused_value_that_pickles_stays_itself(value: object) -> None:
+    assert pickle.loads(pickle.dumps(errors.ConfigError("x", value=value))).value == value
 
 
 def test_a_ticket_stays_in_its_process() -> None:

@@ -204,7 +204,8 @@ def test_control_a_long_file_and_a_long_function_are_caught(tmp_path: Path) -> N
     path.write_text("def just_right():\n" + body + "\n" * rest)
     assert too_long(path) == []
     path.write_text("def too_much():\n" + body + "    pass\n" + "\n" * rest)
-    assert too_long(path) == [f"long.py has {FILE_LINES + 1} lines", f"long.py:1 too_much has {FUNCTION_LINES + 1} lines"]
+    lines, length = FILE_LINES + 1, FUNCTION_LINES + 1
+    assert too_long(path) == [f"long.py has {lines} lines", f"long.py:1 too_much has {length} lines"]
 
 
 def test_modules_are_named_after_what_they_hold() -> None:

@@ -28,7 +28,7 @@ def show(result: Result) -> None:
     out.print(f"{plan.rounds} rounds of {plan.seconds:g} s, {ENTRY_BYTES}-byte entries, on {place}{rough}\n")
     table = Table.grid(padding=(0, 2, 0, 0))
     for _, width, justify in COLUMNS:
-        table.add_column(width=width, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(width=width, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a plain str in COLUMNS
     table.add_row(*(f"[bold]{title}[/]" for title, _, _ in COLUMNS))
     group = ""
     for case in sorted(CASES, key=lambda case: list(TITLES).index(group_of(case))):

@@ -140,14 +140,14 @@ class Clients:
         """End them: they leave when their stdin ends; one that is stuck is killed."""
         for process in self._processes:
             with contextlib.suppress(OSError):
-                process.stdin.close()  # type: ignore[union-attr]
+                process.stdin.close()  # type: ignore[union-attr]  # made with PIPE above
         for process in self._processes:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            process.stdout.close()  # type: ignore[union-attr]
+            process.stdout.close()  # type: ignore[union-attr]  # made with PIPE above
 
 
 def run(folder: str, plan: Plan, step: Callable[[str], None]) -> Result:
