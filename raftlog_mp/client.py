@@ -361,8 +361,8 @@ def refusal(status: int, term: int, detail: int, directory: str) -> errors.RaftL
             "Check the disk, then restart the writer.", errno=detail or None,
         ),
         layout.DISK_FULL: lambda: errors.DiskFull(
-            f"no space for a new segment in {directory}: not appended. What was acknowledged stays readable; "
-            "free space and append again.", errno=detail or None,
+            f"no room for a new segment in {directory} (errno {detail}): not appended. What was acknowledged stays "
+            "readable; free space, or descriptors, and append again.", errno=detail or None,
         ),
         layout.UNKNOWN: lambda: errors.OutcomeUnknown(
             "the writer no longer remembers this submission: it may or may not be in the log. "

@@ -89,6 +89,15 @@ class Intake:
             clients.append(clients.pop(0))  # the next round starts with the next lane
         return moved
 
+    def drain_last(self, peer: Peer) -> None:
+        """The peer hung up: what it had submitted before is taken, as far as there is room."""
+        lane = peer.lane
+        if lane is not None:
+            tail = lane.tail.load(shm.ACQUIRE)
+            while 0 < tail - lane.head <= lane.lane_bytes and peer.lane is not None:
+                if not self._take(peer, lane, tail):
+                    return
+
     def _take(self, peer: Peer, lane: LaneConsumer, tail: int) -> bool:
         """Execute submissions of one lane from a private copy of its bytes; True if any was taken."""
         start, journal, run = lane.head, self.journal, _Run(peer)
@@ -136,6 +145,8 @@ class Intake:
             peer.next_sequence += 1
             at = end
         run.close()
+        if self.owing[-1:] != [peer]:  # room was made, and with it everybody answered, before the last of these
+            self.owing.append(peer)
         lane.head = start + at
         if 0 < tail - lane.head < SUBMISSION_BYTES and peer.lane is not None:
             self.sessions.drop_bad(peer, f"lane cursor {tail} ends inside a submission")

@@ -30,6 +30,9 @@ from .ring import RingWriter
 from .segment import SegmentWriter
 from .syncer import FlushJob
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
+
 
 class Carried(NamedTuple):
     """Acknowledged records that recovery found only in the dead writer's ring."""
@@ -193,14 +196,10 @@ class Journal:
         if self.failure is not None:
             raise self.failure
         pieces = self.ring.slices(self.written, self.copied)
-        job = FlushJob(self.segment, self.written, pieces, self.copied, self._index_at_copied)
+        job = FlushJob(self.segment, self.written, pieces, self.copied, self._slots_from - 1)
         self.written = self.copied
         self.control.written.store(self.written, shm.RELAXED)
         return job
-
-    @property
-    def _index_at_copied(self) -> int:
-        return self._slots_from - 1
 
     def finish_job(self) -> None:
         """Wait for the job that runs, if any, and take over its result: a higher durable frontier, or failure."""
@@ -216,9 +215,7 @@ class Journal:
         self.control.fsyncs.store(self.fsyncs, shm.RELAXED)
         self.control.fsync_ns.store(self.fsync_ns, shm.RELAXED)
         if job.error is not None:
-            self.fail(job.error)
-            assert self.failure is not None
-            raise self.failure
+            raise self.fail(job.error)
         self.durable, self.durable_index = job.end, job.last_index
         self._tell_durable()
 
@@ -229,8 +226,11 @@ class Journal:
         self._open_gate()
         self.tell_unflushed()
 
-    def fail(self, error: OSError) -> None:
-        """Latch FAILED.  The kernel may report success on the same pages afterwards: never try again on them."""
+    def fail(self, error: OSError) -> SyncFailed:
+        """Latch FAILED; returns what to raise.
+
+        The kernel may report success on the same pages afterwards: never try again on them.
+        """
         where = self.segment.path if self.segment is not None else self.directory
         self.failure = SyncFailed(
             f"writing or syncing {where} failed ({error.strerror or error}); the log is read-only now. What was "
@@ -243,6 +243,7 @@ class Journal:
             save(self.files, self.directory, self.manifest)
         except (OSError, RaftLogError):
             pass  # the control block holds the latch too; of a disk that takes nothing, no more can be asked
+        return self.failure
 
     # ------------------------------------------------------------ segments
     def roll(self, body_bytes: int = 0, count: int = 0, *, carried: Carried | None = None) -> None:
@@ -273,7 +274,7 @@ class Journal:
             save(self.files, self.directory, self.manifest)
         except OSError as error:
             segment.close()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 self.files.unlink(segment.path)  # the manifest does not know it; its space is wanted elsewhere
             if index is not None:
                 index.close()
@@ -337,16 +338,15 @@ class Journal:
         return (segments[-1].end or 0) if segments else self.end
 
     def _space_error(self, error: OSError, path: str) -> RaftLogError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (*FULL, *SHORTAGES):
             return DiskFull(
-                f"no space for {path}: nothing was appended. What was acknowledged stays readable; "
-                "free space (or purge the log) and append again.", errno=error.errno,
+                f"{path} cannot be created ({error.strerror}): nothing was appended. What was acknowledged stays "
+                "readable; free space (or purge the log) and append again.", errno=error.errno,
             )  # fmt: skip
-        self.fail(error)
-        assert self.failure is not None
-        return self.failure
+        return self.fail(error)
 
     def _create_index(self, info: SegmentInfo) -> ActiveIndex:
+        shm.make_folder(self.folder)  # again, should somebody have wiped it under us
         path = join(self.folder, fmt.active_index_name(self.generation, info.segment_id))
         return ActiveIndex(path, info.base_index, info.index_slots)
 

@@ -102,8 +102,10 @@ class Link:
 
     def try_connect(self) -> bool:
         """One attempt, without starting anything; False if no writer answers."""
+        self.check_open()
         if self._sock is None and self._connecting.acquire(blocking=False):
             try:
+                self.check_open()  # close() sets `closed` first and takes this lock after: no connection outlives it
                 return self._connect(wakeup.now() + 5.0)
             finally:
                 self._connecting.release()
@@ -177,10 +179,11 @@ class Link:
             ) from None
         except (OSError, ValueError):
             return False
+        fds: list[int] = []
         try:
             hello = self.hello_fields()
             sock.sendall(pack_message(op="hello", version=PROTOCOL_VERSION, role=self.role, **hello))
-            parser, fds = Parser(), list[int]()
+            parser = Parser()
             messages: list[dict[str, Any]] = []
             while not messages:
                 data, new_fds = wakeup.receive_with_fds(sock)
@@ -189,17 +192,23 @@ class Link:
                     raise ConnectionResetError("the writer hung up during the greeting")
                 messages = parser.feed(data)
             self._adopt(sock, parser, messages[0], fds)
-        except (OSError, ProtocolError, ValueError) as error:
+        except BaseException as error:
+            if self._sock is sock:
+                self._drop_connection()
             sock.close()
-            if isinstance(error, errors.RaftLogError):
+            for fd in fds:
+                shm.close_fd(fd)
+            if isinstance(error, errors.RaftLogError) or not isinstance(error, (OSError, ValueError)):
                 raise
             return False
         return True
 
     def _adopt(self, sock: Any, parser: Parser, message: dict[str, Any], fds: list[int]) -> None:
-        if message["op"] != "welcome" or len(fds) != 1:
+        if message["op"] == "refused":
             raise errors.from_wire(message)
-        mapping = shm.map_memfd(fds[0])
+        if message["op"] != "welcome" or len(fds) != 1:
+            raise ProtocolError(f"{message['op']!r} with {len(fds)} descriptors where a welcome with one was due")
+        mapping = shm.map_memfd(fds.pop())
         view = View(message)
         if self._config is not None:
             self._compare(view.config)

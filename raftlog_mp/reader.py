@@ -176,6 +176,7 @@ class Reader:
     def records(self, start: int, stop: int) -> Iterator[tuple[Fields, bytes]]:
         """``(header fields, body)`` of the records that hold entries ``start..stop-1``, in order, each proved."""
         index, tries = start, 0
+        self.view()
         while index < stop:
             if self._link.view is not self._view or self._version() != self._seen:
                 self.view()

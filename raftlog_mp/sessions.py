@@ -21,6 +21,10 @@ from .protocol import CLIENT, PROTOCOL_VERSION, READER, Parser, ProtocolError, p
 logger = logging.getLogger(__name__)
 
 GREETING_SECONDS = 10.0  # a connection that has not said hello by then is dropped
+TEND_SECONDS = 1.0  # between two looks at newcomers, or at whether there is room again
+OWN_DESCRIPTORS = 32  # never given to peers: without a descriptor for the next segment the log could not go on
+PEER_DESCRIPTORS = 2  # a peer's socket and its lane
+TEND = object()  # what the poller reports when it is time for that
 
 
 class Peer:
@@ -63,7 +67,9 @@ class Sessions:
         self._producers, self._welcome, self._on_message = producers, welcome, on_message
         self.poller = wakeup.Poller()
         self._listener = wakeup.listen(directory)
-        self.poller.add(self._listener.fileno(), self)
+        self._listening, self._shortage_told = False, False
+        self._listen()
+        self.on_hang_up: Callable[[Peer], None] = lambda peer: None  # before a peer's lane goes
         self.peers: list[Peer] = []
         self.clients: list[Peer] = []  # those with a lane
         self.newcomers = 0
@@ -78,32 +84,69 @@ class Sessions:
                 self._accept()
             elif isinstance(what, Peer):
                 self.hear(what)
-        if self.newcomers:
-            self._drop_silent_newcomers()
+            elif what is TEND:
+                self._tend()
+
+    def _listen(self) -> None:
+        self._listening = True
+        self.poller.add(self._listener.fileno(), self)
+
+    def _pause_listening(self, why: str) -> None:
+        """Newcomers wait in the listener's queue until a peer leaves or a second has passed.
+
+        A listener that cannot be accepted from stays readable: without the pause the writer would never sleep.
+        """
+        if not self._shortage_told:
+            self._shortage_told = True
+            logger.warning("no more connections for now (%s); %d are open and go on", why, len(self.peers))
+        if self._listening:
+            self._listening = False
+            self.poller.remove(self._listener.fileno())
+        self.poller.remind(TEND_SECONDS, TEND)
 
     def _accept(self) -> None:
         while True:
+            limit = wakeup.descriptor_limit()
+            room = max(1, (limit - OWN_DESCRIPTORS) // PEER_DESCRIPTORS)
+            if len(self.peers) >= room:
+                self._pause_listening(f"this process may open {limit} descriptors; raise `ulimit -n` before it starts")
+                return
             try:
                 sock, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError):
+                self._shortage_told = False  # nobody waits any more
                 return
-            except OSError as error:  # EMFILE: serve those who are here
-                logger.warning("cannot accept a connection: %s", error)
+            except OSError as error:
+                self._pause_listening(str(error))
                 return
-            sock.setblocking(False)
-            pid, uid = wakeup.peer_credentials(sock)
-            peer = Peer(sock, pid, uid)
-            self.peers.append(peer)
-            self.newcomers += 1
-            self.last_change = wakeup.now()
-            self.poller.add(sock.fileno(), peer)
-            if uid != wakeup.user_id():
-                me = wakeup.user_id()
-                refusal = errors.AccessDenied(
-                    f"{self._directory} is served by a writer of user {me}; user {uid} may not use it. "
-                    "Run the client as the same user."
-                )
-                self._refuse(peer, refusal)
+            self._admit(sock)
+
+    def _admit(self, sock: Any) -> None:
+        sock.setblocking(False)
+        pid, uid = wakeup.peer_credentials(sock)
+        peer = Peer(sock, pid, uid)
+        self.peers.append(peer)
+        self.newcomers += 1
+        self.last_change = wakeup.now()
+        self.poller.add(sock.fileno(), peer)
+        self.poller.remind(TEND_SECONDS, TEND)
+        if uid != wakeup.user_id():
+            me = wakeup.user_id()
+            refusal = errors.AccessDenied(
+                f"{self._directory} is served by a writer of user {me}; user {uid} may not use it. "
+                "Run the client as the same user."
+            )
+            self._refuse(peer, refusal)
+
+    def _tend(self) -> None:
+        """Drop newcomers that say nothing, and listen again; only while there is one of these."""
+        limit = wakeup.now() - GREETING_SECONDS
+        for peer in [p for p in self.peers if not p.role and p.since < limit]:
+            self.drop_bad(peer, f"no hello within {GREETING_SECONDS:.0f} s")
+        if not self._listening:
+            self._listen()
+        if self.newcomers:
+            self.poller.remind(TEND_SECONDS, TEND)
 
     def hear(self, peer: Peer) -> None:
         """Read what a peer sent; drop it at end of stream or when it talks nonsense."""
@@ -112,6 +155,7 @@ class Sessions:
             if data is None:
                 return
             if not data:
+                self.on_hang_up(peer)
                 self.drop(peer)
                 return
             try:
@@ -156,18 +200,23 @@ class Sessions:
                 raise ProtocolError("hello with a producer or sequence out of range")
             lane_bytes = max(self._config.lane_bytes, min(int(hello.get("lane_bytes", 0)), 1 << 30))
             size = layout.lane_file_bytes(lane_bytes)
-        fd, mapping = shm.create_memfd("raftlog-lane", size)
+        try:
+            fd, mapping = shm.create_memfd("raftlog-lane", size)
+        except OSError as error:  # not the peer's fault: it will come again
+            self.drop(peer)
+            self._pause_listening(f"no lane for pid {peer.pid}: {error}")
+            return
         try:
             if peer.role == CLIENT:
                 self._give_lane(peer, mapping, lane_bytes, first, highest_sent)
             else:
                 peer.seat = Seat(mapping)
+            self._count()  # before the peer can ask
             wakeup.send_with_fds(peer.sock, pack_message(op="welcome", **self._welcome), [fd])
         except OSError:
             self.drop(peer)
         finally:
             shm.close_fd(fd)
-        self._count()
 
     def _give_lane(self, peer: Peer, mapping: shm.Mapping, lane_bytes: int, first: int, highest_sent: int) -> None:
         peer.lane = LaneConsumer(mapping, lane_bytes)
@@ -180,11 +229,6 @@ class Sessions:
         with contextlib.suppress(OSError):
             wakeup.send_with_fds(peer.sock, pack_message(op="refused", **errors.to_wire(error)), [])
         self.drop(peer)
-
-    def _drop_silent_newcomers(self) -> None:
-        limit = wakeup.now() - GREETING_SECONDS
-        for peer in [p for p in self.peers if not p.role and p.since < limit]:
-            self.drop_bad(peer, "no hello")
 
     # ------------------------------------------------------------ ends
     def drop_bad(self, peer: Peer, why: str) -> None:
@@ -209,6 +253,8 @@ class Sessions:
         if peer.seat is not None:
             peer.seat.close()
             peer.seat = peer.lane = None
+        if not self._listening:
+            self.poller.remind(0.0, TEND)  # there is room again
         self.last_change = wakeup.now()
         self._count()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import resource
 import select
 import socket
 import struct
@@ -45,6 +46,12 @@ def user_id() -> int:
 def process_id() -> int:
     """This process's id."""
     return os.getpid()
+
+
+def descriptor_limit() -> int:
+    """How many descriptors this process may have open (its soft limit, which others may change)."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft if soft != resource.RLIM_INFINITY else 1 << 30
 
 
 def random_u64() -> int:
@@ -136,9 +143,6 @@ def ring_bell(sock: socket.socket) -> None:
         sock.send(BELL, _RING_FLAGS)
 
 
-
-
-
 def receive_now(sock: socket.socket) -> bytes | None:
     """What has arrived: bytes, ``b''`` at end of stream, None if nothing."""
     try:
@@ -167,6 +171,7 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._objects: dict[int, object] = {}
+        self._reminder: tuple[float, object] | None = None  # when it is due, and what wait() returns then
 
     def add(self, fd: int, what: object) -> None:
         """Watch ``fd`` for input; :meth:`wait` returns ``what``."""
@@ -179,10 +184,24 @@ class Poller:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
 
+    def remind(self, seconds: float, what: object) -> None:
+        """Have :meth:`wait` return ``what`` once, ``seconds`` from now; of several reminders the earliest stays."""
+        due = now() + seconds
+        if self._reminder is None or due < self._reminder[0]:
+            self._reminder = due, what
+
     def wait(self, timeout: float | None) -> list[object]:
-        """Objects whose descriptors are ready.  ``timeout`` in seconds, None for ever, 0 a mere look."""
+        """Objects whose descriptors are ready, then what is due.  In seconds; None for ever, 0 a mere look."""
+        reminder = self._reminder
+        if reminder is not None:
+            left = max(reminder[0] - now(), 0.0)
+            timeout = left if timeout is None else min(timeout, left)
         events = self._epoll.poll(-1 if timeout is None else timeout)
-        return [self._objects[fd] for fd, _ in events if fd in self._objects]
+        ready = [self._objects[fd] for fd, _ in events if fd in self._objects]
+        if reminder is not None and now() >= reminder[0]:
+            self._reminder = None
+            ready.append(reminder[1])
+        return ready
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -196,8 +215,9 @@ class Event:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def set(self) -> None:
-        """Wake; coalesces."""
-        os.eventfd_write(self.fd, 1)
+        """Wake; coalesces.  Nothing after :meth:`close`: a late signal must not write to a stranger's descriptor."""
+        if self.fd >= 0:
+            os.eventfd_write(self.fd, 1)
 
     def clear(self) -> None:
         """Forget what was set."""
@@ -206,4 +226,5 @@ class Event:
 
     def close(self) -> None:
         """Give the descriptor back."""
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)

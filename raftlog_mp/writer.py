@@ -6,6 +6,7 @@ wait: it copies submissions out of their lanes, believes only the copies, and ri
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,7 @@ class Writer:
         self._wake = wakeup.Event()
         self.sessions.poller.add(self._wake.fd, self._wake)
         self._intake = Intake(self.journal, self.sessions, self._make_room)
+        self.sessions.on_hang_up = self._intake.drain_last
         self._spin_seconds, self._cores = 0.0, wakeup.cores()
         self._count_at, self._luck = 0.0, Patience()
         self._linger = linger
@@ -312,8 +314,23 @@ def take_lock(files: Files, directory: str) -> int:
         raise fmt.corrupt(f"{path} is missing from an existing log", segment=fmt.LOCK_NAME)
     try:
         fd = files.open(path, write=True, create=True)
-    except PermissionError:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.DiskFull(f"no space for {path}: {error.strerror}", errno=error.errno) from error
+        if not isinstance(error, PermissionError):
+            raise
         raise errors.AccessDenied(f"{path} cannot be written by user {wakeup.user_id()}") from None
+    try:
+        _hold(files, fd, directory)
+    except BaseException as error:
+        files.close(fd)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.DiskFull(f"no space for {path}: {error.strerror}", errno=error.errno) from error
+        raise
+    return fd
+
+
+def _hold(files: Files, fd: int, directory: str) -> None:
     tries = 0
     while not files.lock(fd):  # lock_held() of another process takes it for an instant: so try for a moment
         tries += 1
@@ -321,14 +338,12 @@ def take_lock(files: Files, directory: str) -> int:
             wakeup.pause(0.005)
             continue
         holder = files.pread(fd, 32, 0).split(b"\n")[0].decode("ascii", "replace")
-        files.close(fd)
         pid = int(holder) if holder.isdigit() else None
         raise errors.LogLocked(
             f"{directory} is owned by the writer process {pid}; connect with open_log(), or stop it with "
             f"`raftlog-mp stop {directory}`", pid=pid,
         )  # fmt: skip
     files.pwrite(fd, f"{wakeup.process_id()}\n".encode().ljust(32, b"\0"), 0)
-    return fd
 
 
 def serve(

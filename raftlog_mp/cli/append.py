@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -54,7 +55,8 @@ def append(
         except (errors.RaftLogError, KeyboardInterrupt) as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             code = outcome.INTERRUPTED if interrupted else outcome.code_of(error)
-            outcome.complain(f"{'interrupted' if interrupted else error} [acknowledged: {done}]")
+            unknown = f"; without an answer: {done.unanswered}, appended or not" if done.unanswered else ""
+            outcome.complain(f"{'interrupted' if interrupted else error} [acknowledged: {done}{unknown}]")
     if code == outcome.FINE or as_json:
         click.echo(json.dumps(done.as_dict()) if as_json else str(done))
     return code
@@ -67,6 +69,7 @@ class Appended:
         self.first: int | None = None
         self.last: int | None = None
         self.entries = 0
+        self.unanswered = 0  # entries that were submitted, and nobody waited for their answer
 
     def add(self, indexes: range) -> None:
         """Count the indexes of one submission."""
@@ -90,18 +93,68 @@ class Appended:
         return f"{self.first}..{self.last} ({self.entries} {'entries' if self.entries != 1 else 'entry'}{between})"
 
 
+class Interrupt:
+    """Ctrl-C interrupts the reading of entries, never a submission halfway; the second one interrupts everything."""
+
+    def __init__(self) -> None:
+        self._asked = self._reading = False
+
+    def _on_signal(self, *_: object) -> None:
+        asked, self._asked = self._asked, True
+        if self._reading or asked:
+            self._reading = False
+            raise KeyboardInterrupt
+
+    def take(self, payloads: Iterator[bytes], count: int) -> list[bytes]:
+        """The next entries; raises ``KeyboardInterrupt`` if Ctrl-C comes meanwhile, or came before."""
+        self._reading = True
+        try:
+            if self._asked:
+                raise KeyboardInterrupt
+            return list(itertools.islice(payloads, count))
+        finally:
+            self._reading = False
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Ctrl-C comes here; unless the process ignores it, as one that a shell started in the background does."""
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
 def feed(handle: log.Log, entries: Iterable[bytes], term: int | None, batch: int, done: Appended) -> None:
     """Submit everything without waiting for each answer; whatever happens, collect the answers still due."""
-    tickets: deque[Ticket] = deque()
-    payloads = iter(entries)
-    try:
-        while group := list(itertools.islice(payloads, batch)):
-            tickets.append(handle.submit(group, term))
-            while tickets and (len(tickets) >= IN_FLIGHT or tickets[0].done()):
-                done.add(tickets.popleft().result(None))
-    finally:
-        while tickets:
-            done.add(tickets.popleft().result(None))
+    tickets: deque[tuple[Ticket, int]] = deque()
+    payloads, interrupt = iter(entries), Interrupt()
+
+    def collect() -> None:
+        try:
+            indexes = tickets[0][0].result(None)
+        except errors.RaftLogError:
+            tickets.popleft()
+            raise
+        tickets.popleft()  # only now: a second Ctrl-C leaves it among those without an answer
+        done.add(indexes)
+
+    with interrupt.heard():
+        try:
+            while group := interrupt.take(payloads, batch):
+                tickets.append((handle.submit(group, term), len(group)))
+                while tickets and (len(tickets) >= IN_FLIGHT or tickets[0][0].done()):
+                    collect()
+        finally:
+            try:
+                while tickets:
+                    collect()
+            finally:
+                done.unanswered = sum(count for _, count in tickets)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import random
+import re
+import signal
 import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import raftlog_mp as rl
+from raftlog_mp.cli import append as append_module
+from raftlog_mp.cli import commands
 
 from .conftest import COMMAND, WAIT_SECONDS
 
@@ -111,3 +118,144 @@ def test_a_long_file_gets_a_progress_bar_on_a_terminal(log_dir, tmp_path):
         os.close(master)
     assert (process.returncode, out) == (0, b"1..2048 (2048 entries)\n")
     assert b"appending" in shown and b"MiB" in shown
+
+
+# ---------------------------------------------------------------- Ctrl-C
+def wait_until(condition: Callable[[], object]) -> None:
+    """Poll for progress seen from outside; only a test that is about to fail waits long."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def piped() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start ``raftlog-mp append`` with a pipe as stdin that stays open; killed at the end if it still runs."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[bytes]:
+        words = [*COMMAND, "append", *map(str, arguments)]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        started.append(subprocess.Popen(words, bufsize=0, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def last_index(reader: rl.LogReader, index: int) -> Callable[[], bool]:
+    return lambda: reader.last_index >= index
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
+    """Ctrl-C, with stdin still open: exit code, output, errors."""
+    process.send_signal(signal.SIGINT)
+    process.wait(WAIT_SECONDS)
+    out, err = process.stdout.read(), process.stderr.read()
+    return process.returncode, out, err
+
+
+def test_ctrl_c_while_stdin_is_open_says_what_was_acknowledged(piped, log_dir):
+    with rl.start_writer(log_dir), rl.open_reader(log_dir) as reader:
+        process = piped(log_dir)
+        process.stdin.write(b"a\nb\nc\nhalf a line")
+        wait_until(last_index(reader, 3))
+        assert interrupt(process) == (130, b"", b"raftlog-mp: interrupted [acknowledged: 1..3 (3 entries)]\n")
+        assert [entry.payload for entry in reader.read(1)] == [b"a", b"b", b"c"]
+
+
+def test_ctrl_c_with_json_still_prints_the_object(piped, log_dir):
+    with rl.start_writer(log_dir), rl.open_reader(log_dir) as reader:
+        process = piped(log_dir, "--json")
+        process.stdin.write(b"a\n")  # once it is there, the process is reading
+        wait_until(last_index(reader, 1))
+        code, out, err = interrupt(process)
+        assert (code, json.loads(out)["entries"]) == (130, 1)
+        assert err == b"raftlog-mp: interrupted [acknowledged: 1..1 (1 entry)]\n"
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+def test_ctrl_c_in_a_stream_loses_nothing_that_it_reported(piped, log_dir, batch):
+    """The pipe is never empty: the signal arrives anywhere in reading, submitting and collecting."""
+    with rl.start_writer(log_dir), rl.open_reader(log_dir) as reader:
+        process = piped(log_dir, "--batch", batch)
+        os.set_blocking(process.stdin.fileno(), False)
+        written = 0
+
+        def feed_until(index: int) -> None:
+            nonlocal written
+            rest = b""
+            while reader.last_index < index:
+                rest = rest or b"".join(b"line %d\n" % number for number in range(written, written + 1000))
+                sent = process.stdin.write(rest) or 0
+                written += rest[:sent].count(b"\n")
+                rest = rest[sent:]
+
+        feed_until(5000)
+        code, out, err = interrupt(process)
+        assert (code, out) == (130, b"")
+        match = re.fullmatch(rb"raftlog-mp: interrupted \[acknowledged: 1\.\.(\d+) \((\d+) entries\)\]\n", err)
+        assert match, err
+        assert int(match[1]) == int(match[2]) == reader.last_index >= 5000  # every answer was waited for
+        entries = reader.read(1)
+        assert [entry.payload for entry in entries] == [b"line %d" % number for number in range(len(entries))]
+
+
+# What can be arranged only from inside.
+class NoAnswer:
+    """A handle, and its tickets, of a writer that stands still: the user's patience ends while an answer is due."""
+
+    def submit(self, group: list[bytes], term: int | None) -> NoAnswer:
+        return self
+
+    def done(self) -> bool:
+        return False
+
+    def result(self, timeout: float | None) -> range:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not interrupted")
+
+
+def test_a_second_ctrl_c_ends_the_wait_for_answers(monkeypatch, capsys, log_dir):
+    def lines() -> Iterator[bytes]:
+        yield b"a"
+        yield b"b"
+        os.kill(os.getpid(), signal.SIGINT)
+        yield b"never"
+
+    monkeypatch.setattr(append_module.log, "open_log", lambda *_, **__: contextlib.nullcontext(NoAnswer()))
+    monkeypatch.setattr(append_module, "source", lambda _: contextlib.nullcontext(lines()))
+    assert commands.run(["append", str(log_dir)]) == 130
+    said = "raftlog-mp: interrupted [acknowledged: no entries; without an answer: 2, appended or not]\n"
+    assert capsys.readouterr() == ("", said)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_between_two_submissions_ends_the_reading():
+    interrupt = append_module.Interrupt()
+    lines = iter([b"a", b"b", b"c", b"d"])
+    assert interrupt.take(lines, 2) == [b"a", b"b"]
+    with interrupt.heard():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)  # while nothing is read: remembered
+        except KeyboardInterrupt:
+            pytest.fail("a submission would have been interrupted halfway")
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.take(lines, 2)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert list(lines) == [b"c", b"d"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with append_module.Interrupt().heard():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

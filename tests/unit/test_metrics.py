@@ -1,0 +1,115 @@
+"""Statistics: every figure from the word it names, and none that contradicts another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raftlog_mp import layout
+from raftlog_mp.config import Batch, LogConfig
+from raftlog_mp.control import Control
+from raftlog_mp.metrics import LogStats, stats_of
+
+# Figures that are a word of the control block, as it stands.
+PLAIN = (
+    "generation", "writer_pid", "first_index", "last_index", "durable_index", "commit_index", "appends", "entries",
+    "bytes", "fsyncs", "unflushed_entries", "unflushed_bytes", "segments", "rolls", "marks", "clients", "readers",
+    "dropped_peers",
+)  # fmt: skip
+# Figures that are made of something else.
+DERIVED = {"path", "state", "strategy", "flush_policy", "fsync_ms_mean", "pressure_level", "lapped_reads",
+           "loss_possible"}  # fmt: skip
+DISTINCT = {name: 100_000 + number for number, name in enumerate(layout.CONTROL_WORDS)}
+
+
+def view_of(config: LogConfig | None = None, **words: int) -> Any:
+    """A view whose control block holds ``words``, and zeros besides."""
+    held = dict.fromkeys(layout.CONTROL_WORDS, 0) | words
+    return SimpleNamespace(control=SimpleNamespace(snapshot=lambda: held), config=config or LogConfig())
+
+
+def test_every_figure_comes_from_the_word_of_its_name() -> None:
+    stats = stats_of(view_of(**DISTINCT), "/log")
+    assert {name: getattr(stats, name) for name in PLAIN} == {name: DISTINCT[name] for name in PLAIN}
+
+
+def test_every_figure_is_looked_at_here() -> None:
+    assert set(PLAIN) | DERIVED == {field.name for field in dataclasses.fields(LogStats)}
+
+
+def test_what_is_known_without_a_word() -> None:
+    config = LogConfig(strategy="mem_first", flush_policy=Batch(7, 20))  # type: ignore[arg-type]
+    stats = stats_of(view_of(config), "/some/log", lapped_reads=5)
+    assert (stats.path, stats.strategy, stats.flush_policy) == ("/some/log", "mem_first", "batch:7:20")
+    assert stats.lapped_reads == 5
+    assert stats_of(view_of(), "/log").lapped_reads == 0
+
+
+@pytest.mark.parametrize("number", layout.STATE_NAMES)
+def test_states_have_names(number: int) -> None:
+    assert stats_of(view_of(state=number), "/log").state == layout.STATE_NAMES[number]
+
+
+@pytest.mark.parametrize("number", layout.LEVEL_NAMES)
+def test_pressure_levels_have_names(number: int) -> None:
+    assert stats_of(view_of(pressure_level=number), "/log").pressure_level == layout.LEVEL_NAMES[number]
+
+
+def test_numbers_of_a_newer_writer_do_not_break_stats() -> None:
+    stats = stats_of(view_of(state=99, pressure_level=99), "/log")
+    assert (stats.state, stats.pressure_level) == ("unknown", "none")
+
+
+@pytest.mark.parametrize(
+    ("fsyncs", "nanoseconds", "milliseconds"),
+    [(0, 0, 0.0), (0, 5, 0.0), (1, 1_500_000, 1.5), (4, 1_000_000, 0.25), (3, 1_000_000, 0.3333)],
+)
+def test_the_mean_of_the_fsyncs_is_in_milliseconds(fsyncs: int, nanoseconds: int, milliseconds: float) -> None:
+    assert stats_of(view_of(fsyncs=fsyncs, fsync_ns=nanoseconds), "/log").fsync_ms_mean == milliseconds
+
+
+def test_possible_loss_is_yes_or_no() -> None:
+    assert stats_of(view_of(loss_possible=1), "/log").loss_possible is True
+    assert stats_of(view_of(loss_possible=0), "/log").loss_possible is False
+
+
+def test_stats_are_a_value() -> None:
+    stats = stats_of(view_of(**DISTINCT), "/log")
+    assert stats == stats_of(view_of(**DISTINCT), "/log") != stats_of(view_of(), "/log")
+    assert pickle.loads(pickle.dumps(stats)) == stats
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        stats.entries = 0  # type: ignore[misc]
+    plain = stats.as_dict()
+    assert LogStats(**json.loads(json.dumps(plain))) == stats, "plain data for JSON"
+
+
+# ---------------------------------------------------------------- a writer that goes on meanwhile
+class LiveMapping:
+    """A control block whose writer appends and syncs one entry between any two loads of the reader."""
+
+    def __init__(self) -> None:
+        self.words = dict.fromkeys(layout.CONTROL_WORDS, 0)
+
+    def cell(self, offset: int) -> Any:
+        name = next(name for name, at in layout.CONTROL_WORDS.items() if at == offset)
+        return SimpleNamespace(load=lambda order: self.load(name))
+
+    def load(self, name: str) -> int:
+        value = self.words[name]
+        for step in ("last_index", "durable_index"):  # in the order of the writer
+            self.words[step] += 1
+        return value
+
+
+def test_an_index_is_never_durable_before_it_is_there() -> None:
+    """durable_index is read first: what it said is below any last_index that is read later."""
+    control = Control(LiveMapping())  # type: ignore[arg-type]
+    for _ in range(3):
+        stats = stats_of(SimpleNamespace(control=control, config=LogConfig()), "/log")
+        assert 0 <= stats.durable_index <= stats.last_index
+    assert stats.last_index > 0
