@@ -156,8 +156,10 @@ class Link:
             if self.files.lock_held(join(self.directory, fmt.LOCK_NAME)):
                 return "a writer owns it but does not answer yet"
             config = self._config.as_dict() if self._config is not None else None
-            _, raw = processes.start_writer(self.directory, config, linger=True)
+            process, raw = processes.start_writer(self.directory, config, linger=True)
             report = processes.decode_report(raw)
+            if "error" in report:
+                processes.wait_child(process, 10.0)  # it has said why and is leaving
             if report.get("error") == "LogLocked":
                 return str(report.get("message"))
             if "error" in report:

@@ -6,6 +6,7 @@ import os
 import queue
 import socket
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -114,10 +115,10 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
     """No writer process is started; who asked for one, and what it reported, stands here."""
     asked: dict[str, Any] = {"calls": [], "report": {}, "then": lambda: None}
 
-    def start_writer(path: str, config: Any, *, linger: bool) -> tuple[None, bytes]:
+    def start_writer(path: str, config: Any, *, linger: bool) -> tuple[Any, bytes]:
         asked["calls"].append((path, config, linger))
         asked["then"]()
-        return None, msgpack.packb(asked["report"]) if asked["report"] else b""
+        return types.SimpleNamespace(wait=id), msgpack.packb(asked["report"]) if asked["report"] else b""
 
     monkeypatch.setattr(processes, "start_writer", start_writer)
     return asked
