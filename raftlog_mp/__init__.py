@@ -32,9 +32,11 @@ from .errors import (
     VersionMismatch,
     WriterUnavailable,
 )
-from .log import Log, LogReader, Writer, open_log, open_reader, start_writer, stop_writer
+from .lifecycle import Writer, start_writer, stop_writer
+from .log import Log, open_log
+from .log_reader import LogReader, open_reader
 from .metrics import LogStats
-from .types import Entry, HardState, LogId, PersistenceStrategy, majority_match_index
+from .types import AppendResult, Entry, HardState, LogId, PersistenceStrategy, majority_match_index
 
 __version__ = "0.1.0"
 
@@ -42,7 +44,7 @@ __all__ = [
     # handles
     "open_log", "open_reader", "start_writer", "stop_writer", "Log", "LogReader", "Writer", "Ticket", "LogStats",
     # values
-    "Entry", "LogId", "HardState", "majority_match_index",
+    "Entry", "LogId", "HardState", "AppendResult", "majority_match_index",
     # settings
     "LogConfig", "PersistenceStrategy", "Immediate", "Batch", "Adaptive", "PressureConfig",
     # errors

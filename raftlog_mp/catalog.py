@@ -84,3 +84,18 @@ class Catalog:
                     f"but {before.segment_id:016x} ends with entry {before.last_index}"
                 )
         return found
+
+
+def clipped(segments: list[SegmentInfo], index: int, previous_term: int) -> list[SegmentInfo]:
+    """The sealed segments without the entries from ``index`` on; ``previous_term`` is the term before it.
+
+    A segment that keeps some of its entries keeps all of its bytes: ``end`` stays, only ``last_index`` falls.
+    """
+    kept = []
+    for info in segments:
+        if info.base_index >= index:
+            continue
+        if info.last_index is not None and info.last_index >= index:
+            info = replace(info, last_index=index - 1, last_term=previous_term)
+        kept.append(info)
+    return kept

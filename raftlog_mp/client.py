@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from crc32c import crc32c
 
 from . import errors, layout, shm, wakeup
 from . import format as fmt
+from .answers import Payload, check_payloads, refusal, too_large
 from .config import check_timeout
 from .lane import LaneProducer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
 from .link import FOREVER, Link
 
-Payload = bytes | bytearray | memoryview
-
 
 class Ticket:
     """A submission on its way.  Stays valid across writer restarts, until its outcome is known."""
 
-    __slots__ = ("_client", "_cursor", "_done", "_era", "_error", "_range", "_submission", "sequence")
+    __slots__ = (
+        "_answer", "_client", "_cursor", "_done", "_era", "_error", "_kind", "_range", "_submission", "sequence",
+    )  # fmt: skip
 
     def __init__(self, client: Client, era: int) -> None:
         self._client, self._era = client, era
+        self._kind, self._answer = layout.SUBMIT_APPEND, (0, 0, 0, 0, 0)
         self._submission = b""  # kept until the answer was read, to be sent again if the writer dies
         self.sequence = self._cursor = 0
         self._done = False
@@ -93,7 +95,7 @@ class Client:
             ticket._done = True
             return ticket
         count = len(entries)
-        entry_limit, batch_limit = self._limits_now(timeout)
+        entry_limit, batch_limit = self.limits(timeout)
         if count == 1:
             body = entries[0]
             if len(body) > entry_limit:
@@ -106,7 +108,15 @@ class Client:
             if len(body) > batch_limit:
                 raise too_large("batch", len(body), batch_limit)
         flags = 0 if term is None else FLAG_TERM_GIVEN
-        crc, deadline = crc32c(body), 0.0
+        head = (flags, count, crc32c(body), term or 0)
+        self.put(ticket, head, body, 0, 0, timeout)
+        return ticket
+
+    def put(self, ticket: Ticket, head: tuple[int, int, int, int], body: bytes, a: int, b: int,
+            timeout: float | None) -> None:  # fmt: skip
+        """Put a submission (``head``: flags, count, crc, term) into the lane; :class:`Backpressure` at the timeout."""
+        deadline = 0.0
+        flags, count, crc, term = head
         length = layout.SUBMISSION_BYTES + len(body)
         while True:
             with self._lock:
@@ -114,10 +124,8 @@ class Client:
                 if lane is not None and not self._link.stopped() and self._has_room(lane, length):
                     ticket.sequence = sequence = self._next_sequence
                     self._next_sequence = sequence + 1
-                    head = SUBMISSION.pack(
-                        len(body), layout.SUBMIT_APPEND, flags, count, crc, term or 0, sequence, 0, 0
-                    )
-                    ticket._submission = head + body
+                    fixed = SUBMISSION.pack(len(body), ticket._kind, flags, count, crc, term, sequence, a, b)
+                    ticket._submission = fixed + body
                     self._pending.append(ticket)
                     ticket._cursor = lane.put(ticket._submission)
                     break
@@ -128,9 +136,27 @@ class Client:
             else:
                 self._wait_for_room(length, deadline)
         self._link.ring_writer()
-        return ticket
 
-    def _limits_now(self, timeout: float | None) -> tuple[int, int]:
+    def ask(self, kind: int, head: tuple[int, int, int, int], body: bytes, a: int, b: int,
+            timeout: float | None) -> tuple[int, int, int, int, int]:  # fmt: skip
+        """Have the writer execute a submission that is no append; its answer: status, then four numbers.
+
+        Raises the reason if it was refused (but for a mismatch), :class:`AppendTimeout` if the outcome is unknown.
+        """
+        ticket = Ticket(self, self._link.era)
+        ticket._kind = kind
+        _, batch_limit = self.limits(timeout)
+        if len(body) > batch_limit + layout.ENTRY_RUN_BYTES * head[1]:
+            raise too_large("batch", len(body), batch_limit)
+        self.put(ticket, head, body, a, b, timeout)
+        if not ticket._done:
+            self.await_ticket(ticket, deadline_of(timeout))
+        if ticket._error is not None:
+            raise ticket._error
+        return ticket._answer
+
+    def limits(self, timeout: float | None) -> tuple[int, int]:
+        """Bytes that an entry, and a batch, may have at most."""
         view = self._link.view
         if view is None or view is not self._limits[0]:
             view = view or self._link.ensure(deadline_of(timeout))
@@ -183,16 +209,26 @@ class Client:
             last, status, first, count, term, detail = lane.completion(slot)
             while pending and pending[0].sequence <= last:
                 ticket = pending.popleft()
-                if status == layout.OK:
+                if ticket._kind != layout.SUBMIT_APPEND:
+                    ticket._answer = (status, first, count, term, detail)
+                    if status not in (layout.OK, layout.MISMATCH):
+                        ticket._error = self._refusal(ticket)
+                elif status == layout.OK:
                     ticket._range = range(first, first + count)
                     first += count
                 else:
-                    ticket._error = refusal(status, term, detail, self._link.directory)
+                    ticket._answer = (status, first, count, term, detail)
+                    ticket._error = self._refusal(ticket)
                 ticket._submission = b""
                 ticket._done = True
         self._seen = done
         if ticket is not None:
             lane.reap(ticket.sequence, ticket._cursor)
+
+    def _refusal(self, ticket: Ticket) -> errors.RaftLogError:
+        status, first, _, term, detail = ticket._answer
+        given = SUBMISSION.unpack_from(ticket._submission)[5] or None
+        return refusal(status, term, detail, self._link.directory, first, given)
 
     def await_ticket(self, ticket: Ticket, deadline: float) -> None:
         """Wait for the answer to a ticket."""
@@ -297,79 +333,3 @@ def check_failed(view: Any) -> None:
             "the disk failed under the writer; the log is read-only. What was acknowledged stays readable; "
             "check the disk, then restart the writer: it re-reads everything."
         )
-
-
-def check_payloads(payloads: Iterable[Payload]) -> list[bytes]:
-    """Payloads as bytes objects.  ``TypeError`` for what is no list of contiguous bytes-like objects."""
-    if isinstance(payloads, (bytes, bytearray, memoryview, str)):
-        kind = type(payloads).__name__
-        raise TypeError(f"a list of payloads was due, not one {kind}; use append() for one, or give [payload]")
-    return [payload if type(payload) is bytes else as_bytes(payload) for payload in payloads]
-
-
-def as_bytes(payload: Any) -> bytes:
-    """A contiguous bytes-like object as bytes."""
-    if isinstance(payload, str):
-        raise TypeError("a payload is bytes, not str: encode it first, e.g. text.encode()")
-    try:
-        view = memoryview(payload)
-    except TypeError:
-        raise TypeError(f"a payload is bytes-like, not {type(payload).__name__}") from None
-    if not view.contiguous:
-        raise TypeError("a payload is a contiguous buffer; copy it with bytes() first")
-    return view.tobytes()
-
-
-def check_term(term: Any) -> None:
-    """Terms are None or integers from 1."""
-    if term is None:
-        return
-    if isinstance(term, bool) or not isinstance(term, int):
-        raise TypeError(f"a term is an integer, not {type(term).__name__}")
-    if not 1 <= term <= layout.TERM_MAX:
-        allowed = "an integer from 1 to 2**63-1"
-        raise errors.ConfigError(
-            f"term={term} is not allowed: give {allowed}", field="term", value=term, allowed=allowed
-        )
-
-
-def too_large(what: str, size_bytes: int, limit_bytes: int) -> errors.EntryTooLarge:
-    """The error for an entry or batch above its limit."""
-    advice = "raise max_entry_bytes" if what == "entry" else "split it, or raise lane_bytes and ring_bytes"
-    return errors.EntryTooLarge(
-        f"{what} of {size_bytes} bytes is above the limit of {limit_bytes}; nothing was appended. Else: {advice}.",
-        size_bytes=size_bytes, limit_bytes=limit_bytes,
-    )  # fmt: skip
-
-
-def refusal(status: int, term: int, detail: int, directory: str) -> errors.RaftLogError:
-    """The exception for a completion's status."""
-    makers: dict[int, Callable[[], errors.RaftLogError]] = {
-        layout.STALE_TERM: lambda: errors.StaleTerm(
-            f"the term is older than the log's, which is {term}: another leader has been here; step down",
-            current_term=term,
-        ),
-        layout.TERM_REQUIRED: lambda: errors.StaleTerm(
-            "this log has a hard state, so every append must say its term: give term=", current_term=term
-        ),
-        layout.TOO_LARGE: lambda: errors.EntryTooLarge(
-            f"an entry or batch is above the limit of {detail} bytes now in force; nothing was appended",
-            limit_bytes=detail,
-        ),
-        layout.SYNC_FAILED: lambda: errors.SyncFailed(
-            f"the disk of {directory} failed: not appended as far as anybody can rely on it; the log is read-only. "
-            "Check the disk, then restart the writer.", errno=detail or None,
-        ),
-        layout.DISK_FULL: lambda: errors.DiskFull(
-            f"no room for a new segment in {directory} (errno {detail}): not appended. What was acknowledged stays "
-            "readable; free space, or descriptors, and append again.", errno=detail or None,
-        ),
-        layout.UNKNOWN: lambda: errors.OutcomeUnknown(
-            "the writer no longer remembers this submission: it may or may not be in the log. "
-            "Read the log's end to find out."
-        ),
-        layout.MALFORMED: lambda: errors.RaftLogError(
-            "the writer refused the submission as malformed (its checksum or structure was wrong): not appended"
-        ),
-    }  # fmt: skip
-    return makers.get(status, lambda: errors.RaftLogError(f"the writer answered with the unknown status {status}"))()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import layout, shm
+from .layout import HISTORY_OFFSET, HISTORY_SLOTS, NOTHING_REMOVED
 
 
 class Control:
@@ -28,6 +29,42 @@ class Control:
         Backwards, so that frontiers are read before those they may not pass: durable_index, then last_index.
         """
         return {name: getattr(self, name).load(shm.ACQUIRE) for name in reversed(layout.CONTROL_WORDS)}
+
+    # ------------------------------------------------------------ changes
+    def open_change(self, removed: int) -> None:
+        """Begin a truncation, replacement, purge or reset that takes ``removed`` and what follows off the log's end.
+
+        Readers that look for a new catalog wait for the change's end.
+        """
+        # SEQ_CST, as all words of a change: whoever sees one of the stores that follow sees the odd epoch, too.
+        self.epoch.store(self.epoch.load(shm.RELAXED) | 1, shm.SEQ_CST)
+        self.tell_removed(removed)
+
+    def close_change(self, *, happened: bool) -> None:
+        """The change is complete, or nothing came of it."""
+        epoch = self.epoch.load(shm.RELAXED)
+        if epoch & 1:
+            if not happened:
+                self.tell_removed(NOTHING_REMOVED)
+            self.epoch.store(epoch + 1, shm.SEQ_CST)
+
+    def tell_removed(self, lowest: int) -> None:
+        """Inside a change: the lowest index that it takes off the log's end."""
+        number = (self.epoch.load(shm.RELAXED) + 1) // 2
+        self._history(number).store(lowest, shm.SEQ_CST)
+
+    def lowest_removed(self, since_epoch: int, epoch: int) -> int | None:
+        """The lowest index that the changes between two epochs removed; None if that is forgotten.
+
+        An odd ``epoch`` is that of a writer that died in the middle of a change: it may have come about.
+        """
+        first, last = since_epoch // 2 + 1, (epoch + 1) // 2
+        lowest = min((self._history(n).load(shm.SEQ_CST) for n in range(first, last + 1)), default=NOTHING_REMOVED)
+        # Slots are reused: they said what was asked for only if the writer has not come round to the first of them.
+        return None if (self.epoch.load(shm.SEQ_CST) + 1) // 2 - first >= HISTORY_SLOTS else lowest
+
+    def _history(self, number: int) -> Any:
+        return self._mapping.cell(HISTORY_OFFSET + number % HISTORY_SLOTS * 8)
 
     def close(self) -> None:
         """Unmap; cells raise afterwards."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from . import errors, shm, wakeup
 from .config import check_integer
+from .era import Overtaken
 from .layout import WANTS_PROGRESS
 from .link import FOREVER, Link
 from .reader import Reader
@@ -23,9 +26,14 @@ class Follower(Iterator[Entry]):
     Ends when nothing came for ``timeout`` seconds (None: never).  Raises :class:`LogClosed` when the handle is closed.
     """
 
-    def __init__(self, reader: Reader, link: Link, next_index: int, upto: str, timeout: float | None) -> None:
-        self._reader, self._link, self._next, self._timeout = reader, link, next_index, timeout
-        self._era = link.era
+    def __init__(
+        self, reader: Reader, link: Link, start: int | None, after: LogId | None, upto: str, timeout: float | None
+    ) -> None:
+        self._reader, self._link, self._timeout = reader, link, timeout
+        self._fork_era = link.era
+        self._era = reader.era()  # before the start is checked: a truncation from here on is noticed
+        self._next = start_of(reader, start, after)
+        self._yielded = LogId(*after) if after is not None else None  # the last one, or the checkpoint
         self._buffer: deque[Entry] = deque()
         self._limit = self._limit_of(upto)
 
@@ -44,29 +52,89 @@ class Follower(Iterator[Entry]):
 
     def __next__(self) -> Entry:
         self._check()
-        if not self._buffer:
+        if not self._reader.calm(self._era):
+            self._look_back()  # also what was fetched ahead may be gone
+        while not self._buffer:
             self._fill()
         entry = self._buffer.popleft()
         self._next = entry.index + 1
+        self._yielded = entry.log_id
         return entry
 
     def _check(self) -> None:
         self._link.check_open()
-        if self._era != self._link.era:
+        if self._fork_era != self._link.era:
             raise errors.LogClosed("this iterator belongs to the parent of this forked process; follow anew here")
+
+    def _look_back(self) -> None:
+        """The log was rolled, changed or taken over: :class:`Truncated` if what was yielded is gone."""
+        before, self._era = self._era, self._reader.era()
+        now, yielded = self._era, self._yielded
+        if now.view is before.view and now.epoch == before.epoch:
+            return
+        self._buffer.clear()
+        if yielded is None:
+            return
+        if now.view is before.view:
+            removed = [now.view.control.lowest_removed(before.epoch, now.epoch)]
+        else:  # another writer: what the old one did before it ended, and all that the new one has done
+            last_epoch = before.view.control.epoch.load(shm.SEQ_CST)
+            removed = [before.view.control.lowest_removed(before.epoch, last_epoch),
+                       now.view.control.lowest_removed(0, now.epoch)]  # fmt: skip
+        # A history that is forgotten (None) leaves the term to tell: enough in Raft, where an index and a term name
+        # one entry for ever.
+        if any(lowest is not None and lowest <= yielded.index for lowest in removed) or not self._holds(yielded):
+            raise truncated(yielded, self._reader)
+
+    def _holds(self, log_id: LogId) -> bool:
+        """Whether the log has this entry, as far as its term can tell; yes if it was purged."""
+
+        def look(view: Any) -> bool:
+            control = view.control
+            last = control.last_index.load(shm.SEQ_CST)
+            purged = LogId(control.purged_term.load(shm.ACQUIRE), control.purged_index.load(shm.ACQUIRE))
+            if log_id.index <= purged.index:
+                return log_id.index < purged.index or log_id == purged
+            word = control.terms.load(shm.ACQUIRE)
+            term = view.terms.ask(word, lambda runs: runs.term_of(log_id.index))
+            return bool(log_id.index <= last and term == log_id.term)
+
+        return self._reader.steady(look)
 
     def _fill(self) -> None:
         limit = self._limit()
         if limit < self._next:
             deadline = FOREVER if self._timeout is None else wakeup.now() + self._timeout
-            if not self._link.wait(lambda: self._limit() >= self._next, deadline, WANTS_PROGRESS):
+            moved = self._link.wait(
+                lambda: self._limit() >= self._next or not self._reader.calm(self._era), deadline, WANTS_PROGRESS
+            )
+            if not moved:
                 raise StopIteration
             self._check()
+            if not self._reader.calm(self._era):
+                self._look_back()
             limit = self._limit()
         first = self._reader.view().control.first_index.load(shm.ACQUIRE)
         if self._next < first:
             raise compacted(self._next, first)
-        self._buffer.extend(self._reader.read(self._next, min(limit + 1, self._next + BATCH_ENTRIES), BATCH_BYTES))
+        if limit < self._next:
+            return
+        with contextlib.suppress(Overtaken):  # then the era has changed: the caller looks back, and again
+            stop = min(limit + 1, self._next + BATCH_ENTRIES)
+            entries = self._reader.read(self._next, stop, BATCH_BYTES)
+            if self._reader.calm(self._era):
+                self._buffer.extend(entries)
+            else:
+                self._look_back()
+
+
+def truncated(log_id: LogId, reader: Reader) -> errors.Truncated:
+    """The error for an entry that is gone."""
+    last = int(reader.view().control.last_index.load(shm.SEQ_CST))
+    return errors.Truncated(
+        f"the entry {log_id}, which was yielded or checkpointed, is no longer in the log, which ends at index {last}; "
+        "undo what followed from it, then follow from an earlier checkpoint", last_index=last,
+    )  # fmt: skip
 
 
 def compacted(index: int, first_index: int) -> errors.Compacted:
@@ -82,13 +150,20 @@ def compacted(index: int, first_index: int) -> errors.Compacted:
     )  # fmt: skip
 
 
+def bounds(view: Any) -> tuple[int, int, LogId]:
+    """First index, last index and purge boundary; call it inside :meth:`Reader.steady`."""
+    control = view.control
+    last = int(control.last_index.load(shm.SEQ_CST))
+    purged = LogId(control.purged_term.load(shm.ACQUIRE), control.purged_index.load(shm.ACQUIRE))
+    return purged.index + 1, last, purged
+
+
 def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
     """The first index to yield.  Raises :class:`Compacted`, :class:`Truncated` or :class:`IndexGap`.
 
     ``TypeError`` for what is no index or no log id.
     """
-    control = reader.view().control
-    first, last = int(control.first_index.load(shm.ACQUIRE)), int(control.last_index.load(shm.ACQUIRE))
+    first, last, purged = reader.steady(bounds)
     if after is not None:
         if start is not None:
             raise TypeError("give start or after, not both")
@@ -99,15 +174,12 @@ def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
         if after.index + 1 < first:
             raise compacted(after.index + 1, first)
         if after.index + 1 == first:
-            found = LogId(control.purged_term.load(shm.ACQUIRE), first - 1)
+            found = purged
         else:
             entry = reader.get(after.index)
             found = entry.log_id if entry is not None else LogId(0, 0)
         if found != after:
-            raise errors.Truncated(
-                f"the checkpointed entry {after} is no longer in the log, which ends at index {last}; "
-                "undo what followed from it, then follow from an earlier checkpoint", last_index=last,
-            )  # fmt: skip
+            raise truncated(after, reader)
         return after.index + 1
     if start is None:
         return first

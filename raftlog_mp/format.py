@@ -83,6 +83,16 @@ def active_index_name(generation: int, segment_id: int) -> str:
     return f"index-{generation:016x}-{segment_id:016x}"
 
 
+def terms_name(segment_id: int) -> str:
+    """File name of a sealed segment's term runs."""
+    return f"{segment_id:016x}.trm"
+
+
+def terms_table_name(generation: int, edition: int) -> str:
+    """File name (below the shm folder) of an edition of the table of term runs."""
+    return f"terms-{generation:016x}-{edition:08x}"
+
+
 # ---------------------------------------------------------------- records
 RECORD_MAGIC = b"\xf1RLr"
 KIND_ENTRIES = 1  # count >= 1 entries of one term
@@ -298,6 +308,7 @@ def read_index_header(raw: bytes, what: str = "index") -> IndexHeader | None:
 # ---------------------------------------------------------------- manifest and hard state (msgpack in an envelope)
 MANIFEST_MAGIC = b"RLMPMANI"
 HARD_STATE_MAGIC = b"RLMPHARD"
+TERMS_MAGIC = b"RLMPTERM"  # term runs of a sealed segment: a cache, rebuilt from the records if it is not right
 HARD_STATE_SLOT_BYTES = BLOCK_BYTES
 HARD_STATE_FILE_BYTES = 2 * HARD_STATE_SLOT_BYTES
 _LENGTH = struct.Struct("<Q")

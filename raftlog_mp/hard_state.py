@@ -5,6 +5,8 @@ Both slots are kept the same, so that a rotted newest slot cannot revert a vote.
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import format as fmt
 from .errors import VersionMismatch
 from .files import Files, join
@@ -27,25 +29,62 @@ def _pack(state: HardState, version: int) -> bytes:
     return fmt.pack_document(fmt.HARD_STATE_MAGIC, document).ljust(fmt.HARD_STATE_SLOT_BYTES, b"\0")
 
 
-def load(files: Files, directory: str) -> HardState:
-    """The newest valid slot.  :class:`CorruptLog` if the file is missing or no slot is valid."""
+def save(files: Files, directory: str, state: HardState, version: int) -> None:
+    """Replace the hard state: each slot written and fsynced in turn.  Durable on return.
+
+    The older slot goes first, so that at every moment one slot is whole: the state before, or this one.
+    """
+    slot = _pack(state, version)
+    with files.opened(hard_state_path(directory), write=True) as fd:
+        first = version % 2
+        for number in (first, 1 - first):
+            files.pwrite(fd, slot, number * fmt.HARD_STATE_SLOT_BYTES)
+            files.sync(fd)
+
+
+def heal(files: Files, directory: str) -> tuple[HardState, int]:
+    """Make both slots the same again, after a crash in the middle of a save, or rot in one.  Durable on return."""
+    state, version = load_version(files, directory)
+    raw, slot = files.read_file(hard_state_path(directory)), _pack(state, version)
+    if raw != slot + slot:
+        # The good slot is not touched: at every moment one slot holds the newest state.
+        bad = 0 if raw[: len(slot)] != slot else 1
+        with files.opened(hard_state_path(directory), write=True) as fd:
+            files.pwrite(fd, slot, bad * fmt.HARD_STATE_SLOT_BYTES)
+            files.sync(fd)
+    return state, version
+
+
+def load(files: Files, directory: str, newest: int | None = None) -> HardState:
+    """The newest valid slot's state; of a live log, none newer than ``newest``, the version known to be durable.
+
+    If both slots are newer by now, the first of them was synced before the second was written.
+    """
+    return load_version(files, directory, newest)[0]
+
+
+def load_version(files: Files, directory: str, limit: int | None = None) -> tuple[HardState, int]:
+    """The newest valid slot and its version.  :class:`CorruptLog` if the file is missing or no slot is valid."""
     path = hard_state_path(directory)
     try:
         raw = files.read_file(path)
     except FileNotFoundError:
         raise fmt.corrupt(f"{path} is missing; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME) from None
-    newest, newer_version = None, None
+    found: list[dict[str, Any]] = []
+    newer_version = None
     for offset in (0, fmt.HARD_STATE_SLOT_BYTES):
         try:
             document = fmt.read_document(fmt.HARD_STATE_MAGIC, raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES], path)
         except VersionMismatch as error:  # or a rotten version field: the other slot decides
             newer_version, document = error, None
-        if document is not None and (newest is None or document["version"] > newest["version"]):
-            newest = document
+        if document is not None:
+            found.append(document)
+    within = [document for document in found if limit is None or document["version"] <= limit]
+    newest = max(within or found, key=lambda document: int(document["version"]), default=None)
     if newest is None and newer_version is not None:
         raise newer_version
     if newest is None:
         raise fmt.corrupt(
             f"{path} is damaged in both slots; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME
         )
-    return HardState(newest["term"], newest["voted_for"])
+    return HardState(newest["term"], newest["voted_for"]), int(newest["version"])

@@ -69,10 +69,10 @@ def open_sealed(
     """The sealed index at ``path``, or None if it is missing or not exactly right (then rebuild it)."""
     try:
         with files.opened(path) as fd:
-            expected_bytes = fmt.INDEX_HEADER_BYTES + count * fmt.SLOT_BYTES
-            if files.size(fd) != expected_bytes:
+            size = files.size(fd)
+            if size < fmt.INDEX_HEADER_BYTES + count * fmt.SLOT_BYTES:
                 return None
-            mapping = files.map(fd, expected_bytes)
+            mapping = files.map(fd, size)
     except FileNotFoundError:
         return None
     view = memoryview(mapping)
@@ -80,7 +80,8 @@ def open_sealed(
     slots = view[fmt.INDEX_HEADER_BYTES :]
     if (
         header is not None
-        and header[:4] == (log_id, segment_id, base_index, count)
+        and header[:3] == (log_id, segment_id, base_index)
+        and count <= header.slots == len(slots) // fmt.SLOT_BYTES  # more, if the segment lost its end to a truncation
         and crc32c(slots) == header.slots_crc
     ):
         return IndexReader(base_index, slots.cast("Q"), mapping)

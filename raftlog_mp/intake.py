@@ -16,6 +16,7 @@ from . import format as fmt
 from .journal import Journal
 from .lane import Completion, LaneConsumer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, SUBMISSION_BYTES
+from .orders import Orders
 from .producers import APPENDED, FORGOTTEN
 from .sessions import Peer, Sessions
 
@@ -54,10 +55,10 @@ class Intake:
         self.journal, self.sessions, self._make_room = journal, sessions, make_room
         self.control, self.config = journal.control, journal.config
         self._entry_limit = self.config.entry_bytes_limit
-        self._hard_term = self.control.hard_term.load(shm.RELAXED)
         self.blocked = False  # a submission waits for room
         self.oldest = 0.0  # when the oldest unflushed entry arrived
         self.owing: list[Peer] = []  # peers with answers that wait for a publish
+        self.orders = Orders(journal, make_room)
         self.resent = 0
         self._era, self._active = 0, 0  # of the count of clients that are at work
 
@@ -126,13 +127,13 @@ class Intake:
             # Large bodies are looked at in place, in our private copy: one copy less.
             source = chunk if length < VIEW_BYTES else memoryview(chunk)
             body: Any = source[at + SUBMISSION_BYTES : end]
-            if not flags and not self._hard_term:
+            if not flags and not journal.hard.term:
                 term = journal.last_term or 1
             if (
                 count == 1 and kind == layout.SUBMIT_APPEND and length <= entry_limit and crc32c(body) == body_crc
-                and journal.last_term <= term >= self._hard_term and 0 < term <= layout.TERM_MAX and flags <= 1
+                and journal.last_term <= term >= journal.hard.term and 0 < term <= layout.TERM_MAX and flags <= 1
                 and journal.admits(length, 1) and sequence > peer.resumed_until and journal.failure is None
-                and (flags or not self._hard_term)
+                and (flags or not journal.hard.term)
             ):  # fmt: skip
                 run.add(sequence, journal.append(body, body_crc, 1, term, peer.producer, sequence), 1, term)
             else:  # a batch, a repetition, no room, or not acceptable: the careful way
@@ -163,6 +164,8 @@ class Intake:
             ):
                 self.resent += 1
                 self.control.resent.store(self.resent, shm.RELAXED)
+                if kind != layout.SUBMIT_APPEND:
+                    return self.orders.done(sequence)
                 return sequence, layout.OK, outcome[0], outcome[1], outcome[2], 0
             if verdict == FORGOTTEN:
                 return sequence, layout.UNKNOWN, 0, 0, 0, 0
@@ -170,14 +173,16 @@ class Intake:
             return sequence, layout.SYNC_FAILED, 0, 0, 0, journal.failure.errno or 0
         if flags > FLAG_TERM_GIVEN or (flags and not 0 < term <= layout.TERM_MAX):
             return sequence, layout.MALFORMED, 0, 0, 0, 0
-        refusal = self._refusal(kind, count, body, body_crc)
+        if kind != layout.SUBMIT_APPEND:
+            return self.orders.execute(fields, body, peer.producer)
+        refusal = self._refusal(count, body, body_crc)
         if refusal is not None:
             return sequence, refusal[0], 0, 0, 0, refusal[1]
         if flags & FLAG_TERM_GIVEN:
-            current = max(journal.last_term, self._hard_term)
+            current = max(journal.last_term, journal.hard.term)
             if term < current:
                 return sequence, layout.STALE_TERM, 0, 0, current, 0
-        elif self._hard_term:
+        elif journal.hard.term:
             return sequence, layout.TERM_REQUIRED, 0, 0, journal.last_term, 0
         else:
             term = journal.last_term or 1
@@ -199,9 +204,9 @@ class Intake:
         first = journal.append(body, body_crc, count, term, producer, sequence)
         return sequence, layout.OK, first, count, term, 0
 
-    def _refusal(self, kind: int, count: int, body: bytes, body_crc: int) -> tuple[int, int] | None:
+    def _refusal(self, count: int, body: bytes, body_crc: int) -> tuple[int, int] | None:
         """Why the copy of a submission is not acceptable, as (status, detail); None if it is."""
-        if kind != layout.SUBMIT_APPEND or count < 1 or crc32c(body) != body_crc:
+        if count < 1 or crc32c(body) != body_crc:
             return layout.MALFORMED, 0
         limit = self._entry_limit
         if count == 1:

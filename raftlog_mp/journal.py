@@ -1,251 +1,73 @@
-"""The pipeline of one log: assign -> ring -> index -> [file] -> [fsync] -> publish.
+"""The journal: the pipeline, and the steps across segments: roll, replace, truncate, purge, reset, close.
 
-No sockets and no clients here: the writer process feeds it, tests drive it directly.  DiskFirst and
-MemFirst are the same pipeline; they differ only in whether ``publish`` stands before or after the sync::
-
-    DiskFirst   append ... copy, write, sync, publish      (flush)
-    MemFirst    append ... copy, publish; write and sync in a helper thread
-
-All methods run in the writer's main thread.  A :class:`FlushJob` is the one thing that another thread may run.
+Nothing is overwritten in place.  Whatever takes entries off the log begins a new segment, and one swap of the
+manifest makes both true at once: the old entries are gone and the new ones are there.  Until the swap a crash leaves
+the log as it was; after it, as it shall be.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from . import format as fmt
-from . import layout, shm
-from .catalog import SegmentInfo
-from .config import LogConfig
-from .control import Control
-from .errors import DiskFull, RaftLogError, SyncFailed
-from .files import Files, join
+from . import hard_state, shm
+from .catalog import SegmentInfo, clipped
+from .errors import DiskFull, RaftLogError
+from .files import join
 from .index import ActiveIndex, pack_slot, write_sealed
-from .manifest import Manifest, save
-from .producers import Producers
-from .ring import RingWriter
+from .layout import NOTHING_REMOVED
+from .manifest import save
+from .pipeline import Pipeline
 from .segment import SegmentWriter
-from .syncer import FlushJob
+from .terms import Run, write_sealed_runs
+from .types import HardState, LogId
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
 
 
 class Carried(NamedTuple):
-    """Acknowledged records that recovery found only in the dead writer's ring."""
+    """Records that enter the log together with the segment that they open: durable before it is listed."""
 
     data: bytes
     slots: bytes
+    runs: list[Run]
     last_index: int
     last_term: int
 
 
-class Journal:
+class Change(NamedTuple):
+    """A step that takes entries off the log: what the manifest lists afterwards, and what readers are told."""
+
+    removed: int  # lowest index that goes, or NOTHING_REMOVED
+    purged: LogId
+    commit_index: int
+
+
+class Batch(NamedTuple):
+    """A verified batch that waits for its indexes."""
+
+    body: bytes
+    body_crc: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count
+    term: int
+
+
+class Journal(Pipeline):
     """Where the log stands, and the steps that move it on.  Made by ``startup.open_journal``."""
-
-    def __init__(
-        self, files: Files, directory: str, config: LogConfig, manifest: Manifest, control: Control,
-        ring: RingWriter, producers: Producers, folder: str, end: int, last_index: int, last_term: int,
-    ) -> None:  # fmt: skip
-        self.files, self.directory, self.config, self.manifest = files, directory, config, manifest
-        self.control, self.ring, self.producers, self.folder = control, ring, producers, folder
-        self.log_id, self.generation = manifest.log_id, manifest.generation
-        self.end = self.copied = self.published = self.written = self.durable = end
-        self.next_index, self.last_term = last_index + 1, last_term
-        self.published_index = self.durable_index = last_index
-        self.vouched = end  # durable position stated by the newest record header
-        self.tail_entries_end = end  # end of the newest record that holds entries
-        self.old_folder = folder  # shared files of the writers before
-        self.failure: SyncFailed | None = None
-        self.job: FlushJob | None = None
-        self.segment: SegmentWriter | None = None
-        self.index: ActiveIndex | None = None
-        self._parts: list[bytes] = []
-        self._slots: list[bytes] = []
-        self._slots_from = self.next_index
-        self._limit = 0  # stream position that a record in the active segment may reach
-        self._index_limit = 0  # first entry index beyond the active index
-        self._open_end = self._open_index = 0
-        self._first_of_generation = last_index + 1
-        self.sync_seconds = 0.0  # of the newest sync
-        self.appends = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
-
-    # ------------------------------------------------------------ append
-    def admits(self, body_bytes: int, count: int) -> bool:
-        """The hot path's one question: there is room in memory and in the segment.  If not, ask why below."""
-        return (
-            self.end + fmt.RECORD_BYTES + body_bytes <= self._open_end and self.next_index + count <= self._open_index
-        )
-
-    def _open_gate(self) -> None:
-        """Recompute up to where :meth:`admits` says yes; after every change of the durable frontier or segment."""
-        self._open_end = min(self._limit, self.durable + self.config.buffered_bytes_limit)
-        entries = self.config.max_buffered_entries
-        self._open_index = self._index_limit
-        if entries is not None:
-            self._open_index = min(self._index_limit, self.durable_index + entries + 1)
-
-    def fits(self, body_bytes: int, count: int) -> bool:
-        """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
-        if self.end == self.durable:
-            return True  # nothing waits, and no batch is larger than half the ring
-        unflushed = self.end + fmt.RECORD_BYTES + body_bytes - self.durable
-        if unflushed > self.config.buffered_bytes_limit:
-            return False
-        limit = self.config.max_buffered_entries
-        return limit is None or self.unflushed_entries + count <= max(limit, count)
-
-    def needs_roll(self, body_bytes: int, count: int) -> bool:
-        """Whether the record needs a new segment."""
-        return self.end + fmt.RECORD_BYTES + body_bytes > self._limit or self.next_index + count > self._index_limit
-
-    def append(self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int) -> int:
-        """Assign the next ``count`` indexes to a verified batch; returns the first.  Visible after a publish.
-
-        The caller has asked :meth:`admits` (or :meth:`fits` and :meth:`needs_roll`), and checked the term.
-        """
-        first = self.next_index
-        header = fmt.pack_record_header(
-            body_crc, len(body), count, fmt.KIND_ENTRIES, self.log_id, self.generation,
-            first, term, self.end, self.durable, producer, sequence,
-        )  # fmt: skip
-        self._parts += (header, body)
-        self._slots.append(pack_slot(self.end) * count)
-        self.end += fmt.RECORD_BYTES + len(body)
-        self.next_index = first + count
-        self.last_term = term
-        self.appends += 1
-        self.bytes += len(body)
-        if producer:
-            self.producers.record(producer, sequence, (first, count, term))
-        return first
 
     def mark(self) -> None:
         """Append a record without entries whose header vouches for everything durable so far."""
         if self.end + fmt.RECORD_BYTES > self._limit:
             self.roll()  # the head of the next segment says as much
-            return
-        self._parts.append(fmt.pack_record_header(
-            0, 0, 0, fmt.KIND_MARK, self.log_id, self.generation,
-            self.next_index, self.last_term, self.end, self.durable, 0, 0,
-        ))  # fmt: skip
-        self.end += fmt.RECORD_BYTES
-        self.vouched = self.durable
-        self.marks += 1
+        else:
+            self._append_mark()
 
-    @property
-    def unflushed_entries(self) -> int:
-        """Entries appended but not covered by an fsync."""
-        return self.next_index - 1 - self.durable_index
-
-    @property
-    def wants_mark(self) -> bool:
-        """Whether everything is durable but no record says so yet."""
-        return self.vouched < self.tail_entries_end <= self.durable and self.end == self.durable
-
-    # ------------------------------------------------------------ memory
-    def copy_to_ring(self) -> None:
-        """Bytes, then index slots: in place, but below no published cursor yet."""
-        if self._parts:
-            self.ring.write(self.copied, b"".join(self._parts))
-            self._parts.clear()
-            self.copied = self.end
-        if self._slots:
-            assert self.index is not None
-            self.tail_entries_end, self.vouched = self.end, self.durable  # entries came: a mark is owed again
-            self.index.write(self._slots_from, b"".join(self._slots))
-            self._slots.clear()
-            self._slots_from = self.next_index
-
-    def publish(self) -> None:
-        """Let readers see everything that was copied to the ring."""
-        control = self.control
-        # RELEASE: ring bytes and index slots were stored before; whoever ACQUIREs `published` sees them.  It is
-        # the commit word: recovery takes nothing past it.  last_index follows it, so that an index which is
-        # visible is always below `published`; SEQ_CST because followers' doorbells hang on it.
-        control.published.store(self.copied, shm.RELEASE)
-        control.last_term.store(self.last_term, shm.RELAXED)
-        control.last_index.store(self.next_index - 1, shm.SEQ_CST)
-        self.published, self.published_index = self.copied, self.next_index - 1
-        control.appends.store(self.appends, shm.RELAXED)
-        control.entries.store(self.next_index - self._first_of_generation, shm.RELAXED)
-        control.bytes.store(self.bytes, shm.RELAXED)
-        self.tell_unflushed()
-
-    def tell_unflushed(self) -> None:
-        """Show how much waits for an fsync."""
-        self.control.unflushed_entries.store(self.unflushed_entries, shm.RELAXED)
-        self.control.unflushed_bytes.store(self.end - self.durable, shm.RELAXED)
-
-    # ------------------------------------------------------------ disk
-    def flush(self) -> None:
-        """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good."""
-        self.copy_to_ring()
-        self.finish_job()
-        if self.copied > self.durable:
-            self.job = self.make_job()
-            self.job.run()
-            self.finish_job()
-
-    def make_job(self) -> FlushJob:
-        """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""
-        assert self.segment is not None
-        if self.failure is not None:
-            raise self.failure
-        pieces = self.ring.slices(self.written, self.copied)
-        job = FlushJob(self.segment, self.written, pieces, self.copied, self._slots_from - 1)
-        self.written = self.copied
-        self.control.written.store(self.written, shm.RELAXED)
-        return job
-
-    def finish_job(self) -> None:
-        """Wait for the job that runs, if any, and take over its result: a higher durable frontier, or failure."""
-        job = self.job
-        if job is None:
-            return
-        if job.finished is not None:
-            job.finished.wait()
-        self.job = None
-        self.fsyncs += 1
-        self.fsync_ns += int(job.seconds * 1e9)
-        self.sync_seconds = job.seconds
-        self.control.fsyncs.store(self.fsyncs, shm.RELAXED)
-        self.control.fsync_ns.store(self.fsync_ns, shm.RELAXED)
-        if job.error is not None:
-            raise self.fail(job.error)
-        self.durable, self.durable_index = job.end, job.last_index
-        self._tell_durable()
-
-    def _tell_durable(self) -> None:
-        # RELEASE then SEQ_CST: a reader that sees durable_index may rely on the fsync that preceded both.
-        self.control.durable.store(self.durable, shm.RELEASE)
-        self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
-        self._open_gate()
-        self.tell_unflushed()
-
-    def fail(self, error: OSError) -> SyncFailed:
-        """Latch FAILED; returns what to raise.
-
-        The kernel may report success on the same pages afterwards: never try again on them.
-        """
-        where = self.segment.path if self.segment is not None else self.directory
-        self.failure = SyncFailed(
-            f"writing or syncing {where} failed ({error.strerror or error}); the log is read-only now. What was "
-            "acknowledged stays readable. Check the disk, then restart the writer: it re-reads everything.",
-            errno=error.errno or errno.EIO,
-        )
-        self.control.state.store(layout.STATE_FAILED, shm.SEQ_CST)
-        self.manifest.failed, self.manifest.durable = True, self.durable
-        try:
-            save(self.files, self.directory, self.manifest)
-        except (OSError, RaftLogError):
-            pass  # the control block holds the latch too; of a disk that takes nothing, no more can be asked
-        return self.failure
-
-    # ------------------------------------------------------------ segments
+    # ------------------------------------------------------------ steps
     def roll(self, body_bytes: int = 0, count: int = 0, *, carried: Carried | None = None) -> None:
         """Seal the active segment and start the next, with room for a record of this size.
 
@@ -253,54 +75,219 @@ class Journal:
 
         Raises :class:`DiskFull` with nothing changed if there is no space, :class:`SyncFailed` for good.
         """
+        self._settle()
+        self._begin_segment(self.next_index, self.last_term, carried, body_bytes=body_bytes, count=count)
+
+    def replace_from(self, index: int, batches: list[Batch], producer: int, sequence: int) -> None:
+        """In one durable step: entries from ``index`` on are gone, and ``batches`` (none: a truncation) stand there.
+
+        Raises as :meth:`roll`; then nothing has changed.
+        """
+        self._settle()
+        previous_term = self.terms.runs.term_of(index - 1) or 0
+        self.producers.record(producer, sequence, self._outcome(index, batches))
+        carried = self._carry(index, batches, producer, sequence) if batches else None
+        change = Change(index, self.purged, self.manifest.commit_index)
+        self._begin_or_forget(producer, sequence, index, previous_term, carried, change)
+
+    def reset(self, boundary: LogId, producer: int, sequence: int) -> None:
+        """In one durable step: the log is empty and goes on after ``boundary``.  The hard state stays."""
+        self._settle()
+        self.producers.record(producer, sequence, (boundary.index + 1, 0, boundary.term))
+        commit = max(self.manifest.commit_index, boundary.index) if boundary.index else 0
+        change = Change(boundary.index + 1, boundary, commit)
+        self._begin_or_forget(producer, sequence, boundary.index + 1, boundary.term, None, change)
+
+    def _begin_or_forget(
+        self, producer: int, sequence: int, base_index: int, previous_term: int, carried: Carried | None, change: Change
+    ) -> None:
+        try:
+            self._begin_segment(base_index, previous_term, carried, change=change)
+        except RaftLogError:
+            self.producers.unrecord(producer, sequence)
+            raise
+
+    def purge_to(self, index: int) -> None:
+        """Entries up to ``index`` are gone for readers and for ever; durable on return.  Their files go later."""
+        if index > self.durable_index:
+            self._settle()  # the boundary must never lie beyond what the files hold
+        manifest, before = self.manifest, (self.manifest.segments, self.purged, self.manifest.durable)
+        purged = LogId(self.terms.runs.term_of(index) or 0, index)
+        kept = [info for info in manifest.segments if not info.sealed or (info.last_index or 0) > index]
+        dead = [info for info in manifest.segments if info not in kept]
+        self.control.open_change(NOTHING_REMOVED)
+        try:
+            manifest.segments, manifest.durable = kept, self.durable
+            manifest.purged_index, manifest.purged_term = purged.index, purged.term
+            save(self.files, self.directory, manifest)
+        except OSError as error:
+            manifest.segments, (manifest.purged_term, manifest.purged_index), manifest.durable = before
+            self.control.close_change(happened=False)
+            raise self._space_error(error, self.directory) from error
+        self._bump_catalog()
+        self._tell_purged(purged)
+        self.control.segments.store(len(kept), shm.RELAXED)
+        self.terms.runs.purge_to(index)
+        self.control.close_change(happened=True)
+        self.dead += dead
+
+    def save_hard_state(self, state: HardState) -> None:
+        """Make a term and vote durable.  Raises :class:`SyncFailed` for good if the disk fails."""
+        control = self.control
+        version = control.hard_version.load(shm.RELAXED) + 1
+        try:
+            hard_state.save(self.files, self.directory, state, version)
+        except OSError as error:
+            raise self.fail(error) from error
+        self.hard = state
+        control.hard_term.store(state.term, shm.RELEASE)
+        control.hard_version.store(version, shm.SEQ_CST)  # after the fsync: a reader takes no newer slot than this
+
+    def commit_to(self, index: int) -> int:
+        """Raise the commit index, at most to the last visible entry; returns it.  On disk with the next manifest."""
+        commit = max(self.manifest.commit_index, min(index, self.published_index))
+        if commit > self.manifest.commit_index:
+            self.manifest.commit_index = commit
+            self.control.commit_index.store(commit, shm.SEQ_CST)  # SEQ_CST: followers' doorbells hang on it
+        return commit
+
+    @property
+    def purged(self) -> LogId:
+        """The boundary: id of the last entry that was purged, ``LogId(0, 0)`` if none was."""
+        return LogId(self.manifest.purged_term, self.manifest.purged_index)
+
+    def take_dead(self) -> list[SegmentInfo]:
+        """The segments whose files may go; the caller removes them."""
+        dead, self.dead = self.dead, []
+        return dead
+
+    # ------------------------------------------------------------ a new segment
+    def _settle(self) -> None:
+        """Everything is durable and published: no sync is in flight that could raise a frontier later."""
         self.flush()
         if self.config.strategy == "mem_first" or self.published < self.copied:
             self.publish()
+
+    def _begin_segment(
+        self, base_index: int, previous_term: int, carried: Carried | None = None, *,
+        change: Change | None = None, body_bytes: int = 0, count: int = 0,
+    ) -> None:  # fmt: skip
+        """Create a segment with its head, and swap the manifest for one that lists it (and no longer what goes)."""
+        manifest, active_id = self.manifest, self._active_id()
+        before = (manifest.segments, manifest.next_segment_id, self.purged, manifest.commit_index)
+        sealed = self._as_sealed()
+        kept = sealed if change is None else clipped(sealed, base_index, previous_term)
+        if change is not None and change.purged.index >= base_index - 1:
+            kept = []
         if carried is not None:
             count = len(carried.slots) // fmt.SLOT_BYTES
-        head = self._head_of_segment(carried)
-        segment, info = self._create_segment(len(head) + fmt.RECORD_BYTES + body_bytes, count)
-        index = None
+        head = self._head_of_segment(base_index, previous_term, carried)
+        info = self._describe(base_index, previous_term, kept, len(head) + fmt.RECORD_BYTES + body_bytes, count)
+        segment, index = self._create_segment(info), None
         try:
             index = self._create_index(info)
-            if self.segment is not None and not self.manifest.segments[-1].sealed:
+            if any(one.segment_id == active_id for one in kept):
                 self._seal_active()
-            # The table is durable before the manifest lists the segment: recovery reads no older one for it.
+                before = (sealed, *before[1:])
+            # The head is durable before the manifest lists the segment: recovery reads no older table for it.
             segment.write(self.end, [head])
             segment.sync()
-            self.manifest.segments.append(info)
-            self.manifest.next_segment_id = info.segment_id + 1
-            self.manifest.durable, self.manifest.settled = self.durable, False
-            save(self.files, self.directory, self.manifest)
+            if change is not None:
+                self.control.open_change(change.removed)
+                manifest.purged_term, manifest.purged_index = change.purged
+                manifest.commit_index = change.commit_index
+            manifest.segments, manifest.next_segment_id = [*kept, info], info.segment_id + 1
+            manifest.durable, manifest.settled = self.durable, False
+            save(self.files, self.directory, manifest)
         except OSError as error:
-            segment.close()
-            if error.errno in FULL:
-                self.files.unlink(segment.path)  # the manifest does not know it; its space is wanted elsewhere
-            if index is not None:
-                index.close()
-            if self.manifest.segments and self.manifest.segments[-1] == info:
-                self.manifest.segments.pop()
-                self.manifest.next_segment_id = info.segment_id
-            self._limit = self._open_end = 0  # the old segment may be sealed by now: the next append has to roll, too
+            manifest.segments, manifest.next_segment_id, purged, manifest.commit_index = before
+            manifest.purged_term, manifest.purged_index = purged
+            self.control.close_change(happened=False)
+            self._give_up(segment, index, error)
             raise self._space_error(error, segment.path) from error
+        self.dead += [one for one in sealed if all(one.segment_id != other.segment_id for other in kept)]
         self._adopt(segment, index, info)
+        self._stand_at(base_index, previous_term, head, carried, change)
+        self.control.close_change(happened=True)
+
+    def _give_up(self, segment: SegmentWriter, index: ActiveIndex | None, error: OSError) -> None:
+        segment.close()
+        if error.errno in FULL:
+            self.files.unlink(segment.path)  # the manifest does not know it; its space is wanted elsewhere
+        if index is not None:
+            index.close()
+        self._limit = self._open_end = 0  # the old segment may be sealed by now: the next append has to roll, too
+
+    def _stand_at(
+        self, base_index: int, previous_term: int, head: bytes, carried: Carried | None, change: Change | None
+    ) -> None:
+        """The manifest says so: bring memory, words and frontiers to where the new segment begins."""
+        assert self.index is not None
+        self.next_index, self.last_term = base_index, previous_term
+        if change is not None:
+            self._tell_purged(change.purged)
+            self.control.commit_index.store(change.commit_index, shm.SEQ_CST)
+            self._retell_terms(base_index, change.purged, carried)
         if carried is not None:
-            index.write(info.base_index, carried.slots)
+            self.index.write(base_index, carried.slots)
             self.next_index, self.last_term = carried.last_index + 1, carried.last_term
-            self.durable_index, self._first_of_generation = carried.last_index, self.next_index
-            self.ring.skip_to(self.end + len(head))
+        if len(head) <= self.ring.ring_bytes * 3 // 4:
+            self.ring.write(self.end, head)  # everything that this overwrites is durable: we settled before
         else:
-            self.ring.write(self.end, head)
+            self.ring.skip_to(self.end + len(head))
         self._slots_from = self.next_index
         self.vouched = self.durable
         self.end += len(head)
         self.copied = self.written = self.durable = self.end
-        self._tell_durable()
+        last = self.next_index - 1
+        if last < self.published_index:
+            self.durable_index = min(self.durable_index, last)  # lowered first: it is never seen above last_index
+            self._tell_durable()
         self.publish()
+        self.durable_index = last
+        self._tell_durable()
 
-    def _head_of_segment(self, carried: Carried | None) -> bytes:
-        """What opens a segment: records carried over by recovery, and a snapshot of the exactly-once table."""
-        data, index, term = b"", self.next_index, self.last_term
+    def _carry(self, index: int, batches: Iterable[Batch], producer: int, sequence: int) -> Carried:
+        """Records that replace a suffix.  Only the last names the submission: with it all of them are there."""
+        parts, slots, runs, position = [], [], list[Run](), self.end
+        batches = list(batches)
+        for number, batch in enumerate(batches):
+            mine = (producer, sequence) if number == len(batches) - 1 else (0, 0)
+            parts += [fmt.pack_record_header(
+                batch.body_crc, len(batch.body), batch.count, fmt.KIND_ENTRIES, self.log_id, self.generation,
+                index, batch.term, position, self.durable, *mine,
+            ), batch.body]  # fmt: skip
+            slots.append(pack_slot(position) * batch.count)
+            runs.append((index, batch.term))
+            position += fmt.RECORD_BYTES + len(batch.body)
+            index += batch.count
+        self.appends += 1
+        self.entries += sum(batch.count for batch in batches)
+        self.bytes += sum(len(batch.body) for batch in batches)
+        return Carried(b"".join(parts), b"".join(slots), runs, index - 1, batches[-1].term)
+
+    @staticmethod
+    def _outcome(index: int, batches: list[Batch]) -> tuple[int, int, int]:
+        before = sum(batch.count for batch in batches[:-1])
+        return (index + before, batches[-1].count, batches[-1].term) if batches else (index, 0, 0)
+
+    def _retell_terms(self, index: int, purged: LogId, carried: Carried | None) -> None:
+        runs = self.terms.runs
+        runs.truncate_from(index)
+        if purged.index >= index - 1:
+            runs.truncate_from(0)
+            if purged.index:
+                runs.add(purged.index, purged.term)
+        for run in carried.runs if carried is not None else ():
+            runs.add(*run)
+        try:
+            self.terms.publish_anew()
+        except OSError as error:  # no memory for the table: readers could not be told the truth
+            self.fail(error)
+
+    def _head_of_segment(self, base_index: int, term: int, carried: Carried | None) -> bytes:
+        """What opens a segment: records that come with it, and a snapshot of the exactly-once table."""
+        data, index = b"", base_index
         if carried is not None:
             data, index, term = carried.data, carried.last_index + 1, carried.last_term
         snapshot = self.producers.snapshot(self.ring.ring_bytes // 4)
@@ -310,38 +297,47 @@ class Journal:
         )  # fmt: skip
         return data + header + snapshot
 
-    def _create_segment(self, record_bytes: int, count: int) -> tuple[SegmentWriter, SegmentInfo]:
-        config = self.config
-        file_bytes = max(config.segment_bytes, fmt.DATA_OFFSET + record_bytes)
-        info = SegmentInfo(
-            segment_id=self.manifest.next_segment_id, generation=self.generation, base_index=self.next_index,
-            start=self.end, previous_end=self._previous_end(), previous_term=self.last_term,
+    def _active_id(self) -> int | None:
+        """The segment that is open for writing and not sealed yet."""
+        segments = self.manifest.segments
+        return segments[-1].segment_id if self.segment is not None and not segments[-1].sealed else None
+
+    def _as_sealed(self) -> list[SegmentInfo]:
+        """The segment list as it is once the active segment is sealed where it stands."""
+        segments = list(self.manifest.segments)
+        if self._active_id() is not None:
+            segments[-1] = segments[-1].finished(self.end, self.next_index - 1, self.last_term)
+        return segments
+
+    def _describe(
+        self, base_index: int, previous_term: int, kept: list[SegmentInfo], record_bytes: int, count: int
+    ) -> SegmentInfo:
+        file_bytes = max(self.config.segment_bytes, fmt.DATA_OFFSET + record_bytes)
+        return SegmentInfo(
+            segment_id=self.manifest.next_segment_id, generation=self.generation, base_index=base_index,
+            start=self.end, previous_end=(kept[-1].end or 0) if kept else self.end, previous_term=previous_term,
             file_bytes=file_bytes, index_slots=max(file_bytes // 64, 1 << 16, count),
         )  # fmt: skip
+
+    def _create_segment(self, info: SegmentInfo) -> SegmentWriter:
         header = fmt.SegmentHeader(
             self.log_id, info.segment_id, info.generation, info.base_index, info.start,
             info.previous_end, info.previous_term, info.file_bytes, info.index_slots,
         )  # fmt: skip
         path = join(self.directory, fmt.segment_name(info.segment_id))
-        self.files.unlink(path)  # of a creation that failed before the manifest knew of it
         try:
+            self.files.unlink(path)  # of a creation that failed before the manifest knew of it
             segment = SegmentWriter(self.files, path, header)
             self.files.sync_dir(self.directory)
         except OSError as error:
             raise self._space_error(error, path) from error
-        return segment, info
-
-    def _previous_end(self) -> int:
-        segments = self.manifest.segments
-        if self.segment is not None:
-            return self.end
-        return (segments[-1].end or 0) if segments else self.end
+        return segment
 
     def _space_error(self, error: OSError, path: str) -> RaftLogError:
         if error.errno in (*FULL, *SHORTAGES):
             return DiskFull(
-                f"{path} cannot be created ({error.strerror}): nothing was appended. What was acknowledged stays "
-                "readable; free space (or purge the log) and append again.", errno=error.errno,
+                f"{path} cannot be created ({error.strerror}): nothing was changed. What was acknowledged stays "
+                "readable; free space (or purge the log) and try again.", errno=error.errno,
             )  # fmt: skip
         return self.fail(error)
 
@@ -357,8 +353,10 @@ class Journal:
         last_index = self.next_index - 1
         path = join(self.directory, fmt.index_name(info.segment_id))
         write_sealed(self.files, path, self.log_id, info.segment_id, info.base_index, self.index.used(last_index))
+        path = join(self.directory, fmt.terms_name(info.segment_id))
+        runs = self.terms.runs.between(info.base_index, last_index)
+        write_sealed_runs(self.files, path, self.log_id, info.segment_id, runs)
         self.segment.seal(self.end, last_index, self.last_term)
-        self.manifest.segments[-1] = info.finished(self.end, last_index, self.last_term)
 
     def _adopt(self, segment: SegmentWriter, index: ActiveIndex, info: SegmentInfo) -> None:
         old_segment, old_index = self.segment, self.index
@@ -374,13 +372,26 @@ class Journal:
         control.active_start.store(info.start, shm.RELAXED)
         control.segments.store(len(self.manifest.segments), shm.RELAXED)
         control.rolls.store(self.rolls, shm.RELAXED)
-        # RELEASE: manifest, index file and the words above are in place; a reader that sees the new version
-        # rereads them.  No entry of the new segment is published before this store.
-        control.catalog_version.store(control.catalog_version.load(shm.RELAXED) + 1, shm.RELEASE)
+        self._bump_catalog()
         if old_segment is not None:
             old_segment.close()
         if old_index is not None:
             old_index.close()
+
+    def _bump_catalog(self) -> None:
+        version = self.control.catalog_version
+        # Manifest and index file are in place; a reader that sees the new version rereads them.  In a roll no entry of
+        # the new segment is published before this store (RELEASE).  In a change this store comes before every frontier
+        # moves (SEQ_CST): a reader loads a frontier, then the version; if the version is the one it knows, the frontier
+        # belongs to the map it knows, and if not, it waits for the even epoch.
+        version.store(version.load(shm.RELAXED) + 1, shm.SEQ_CST)
+
+    def _tell_purged(self, purged: LogId) -> None:
+        """Inside a change: where the log begins, and what went from its end."""
+        control = self.control
+        control.purged_term.store(purged.term, shm.SEQ_CST)
+        control.purged_index.store(purged.index, shm.SEQ_CST)
+        control.first_index.store(purged.index + 1, shm.SEQ_CST)
 
     # ------------------------------------------------------------ end
     def close(self, *, clean: bool) -> None:
@@ -388,7 +399,9 @@ class Journal:
         if clean and self.failure is None:
             self.flush()
             self.publish()
+            sealed = self._as_sealed()
             self._seal_active()
+            self.manifest.segments = sealed
             self.manifest.durable, self.manifest.clean, self.manifest.settled = self.durable, True, True
             save(self.files, self.directory, self.manifest)
         if self.segment is not None:
@@ -397,4 +410,5 @@ class Journal:
             self.index.close()
         self.ring.close()
         if clean and self.failure is None:
+            self.terms.close(remove=True)
             shm.remove(join(self.folder, fmt.ring_name(self.generation)))  # nothing in it that the files lack

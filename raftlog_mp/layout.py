@@ -51,10 +51,11 @@ CONTROL_WORDS: dict[str, int] = {
     "active_base": 304,  # index of the active segment's first entry
     "active_start": 312,  # its first stream position
     "hard_term": 320,
+    "hard_version": 344,  # version of the hard state that is durable
     "commit_index": 328,
-    # Truncation fence (odd while a change is under way; readers retry).
+    "terms": 336,  # edition of the table of term runs << 40 | runs in it
+    # Fence of truncation, replacement, purge and reset: odd while one is under way.
     "epoch": 384,
-    "stable_below": 392,
     # Doorbell: 1 while the writer sleeps.
     "writer_sleeping": 448,
     "state": 456,
@@ -77,6 +78,18 @@ CONTROL_WORDS: dict[str, int] = {
     "segments": 624,
     "loss_possible": 632,
 }
+
+# The second page: what the last changes removed.  Change number n (the epoch after it is 2 * n) has slot n % 512: the
+# lowest index that it took off the log's end, NOTHING_REMOVED for a purge.
+HISTORY_OFFSET = PAGE
+HISTORY_SLOTS = 512
+NOTHING_REMOVED = (1 << 63) - 1
+assert HISTORY_OFFSET + 8 * HISTORY_SLOTS == CONTROL_BYTES
+
+# The table of term runs: (first index, term) pairs, write-once; a truncation or reset starts another edition.
+TERM_RUN = struct.Struct("<QQ")
+TERM_RUN_BYTES = TERM_RUN.size
+TERM_EDITION_SHIFT = 40
 
 STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED, STATE_CRASHED, STATE_LEFT = 0, 1, 2, 3, 4, 5
 # "left" is an autostarted writer without clients: unlike a stopped one, any handle may start the next.
@@ -116,9 +129,20 @@ assert COMPLETION_BYTES == 48 and LANE_DATA_OFFSET % PAGE == 0
 SUBMISSION = struct.Struct("<IHHIIQQQQ")
 SUBMISSION_BYTES = SUBMISSION.size
 assert SUBMISSION_BYTES == 48
-SUBMIT_APPEND = 1
+SUBMIT_APPEND = 1  # body: a batch of `count` entries
+SUBMIT_ENTRIES = 2  # AppendEntries.  a, b: index, term of prev; body: `count` runs, then their bodies; crc: of the runs
+SUBMIT_TRUNCATE = 3  # a: first index to remove
+SUBMIT_PURGE = 4  # a: last index to remove, b: its term, 0 if not said
+SUBMIT_RESET = 5  # a, b: index and term of the new boundary
+SUBMIT_HARD_STATE = 6  # body: msgpack [term, voted_for]
+SUBMIT_COMMIT = 7  # a: commit index
 TERM_MAX = (1 << 63) - 1
+INDEX_MAX = (1 << 62) - 1
 FLAG_TERM_GIVEN = 1  # `term` holds the caller's term; otherwise the writer takes the last entry's
+# A run of entries of one term inside SUBMIT_ENTRIES: term u64 | entries u32 | body bytes u32 | body crc u32 | 0 u32
+ENTRY_RUN = struct.Struct("<QIIII")
+ENTRY_RUN_BYTES = ENTRY_RUN.size
+assert ENTRY_RUN_BYTES == 24
 
 
 def lane_file_bytes(lane_bytes: int) -> int:
@@ -139,3 +163,9 @@ DISK_FULL = 4
 UNKNOWN = 5
 MALFORMED = 6
 TERM_REQUIRED = 7
+MISMATCH = 8  # prev does not match; first, count: last index and its term; term, detail: the conflict
+GAP = 9  # the index lies beyond the end; first: last index
+COMMITTED = 10  # it is at or below the commit index; first: that
+PURGED = 11  # it was purged; first: first index
+OTHER_ENTRY = 12  # another term stands at the index; first: last index, term: that term
+VOTED = 13  # another vote was given in this term; term: that term

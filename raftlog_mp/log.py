@@ -1,237 +1,19 @@
-"""The handles users hold: :func:`open_log`, :func:`open_reader`, :func:`start_writer`."""
+"""The handle users append with: :func:`open_log`."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections.abc import Iterable
-from typing import Any, Literal, Self
 
-from . import errors, hard_state, layout, place, processes, shm, wakeup
-from . import format as fmt
-from .client import Client, Payload, Ticket, as_bytes, check_failed, check_term, deadline_of
-from .config import LogConfig, check_config, check_integer, check_timeout
-from .files import Files, PathLike, join, real_path
-from .follow import UPTO, Follower, compacted, start_of
+from . import place, wakeup
+from .answers import Payload, as_bytes, check_term
+from .client import Client, Ticket, deadline_of
+from .config import LogConfig, check_config, check_timeout
+from .files import Files, PathLike, real_path
 from .link import Link
-from .metrics import LogStats, stats_of
-from .protocol import CLIENT, READER
-from .reader import Reader
-from .source import Source
-from .types import Entry, HardState, LogId
-
-
-class _Default:
-    def __repr__(self) -> str:
-        return "the handle's timeout"
-
-
-DEFAULT: Any = _Default()
-Timeout = float | None
-
-
-class LogReader:
-    """The reading half of a log: entries, frontiers, following.  Thread-safe; usable after fork."""
-
-    def __init__(self, link: Link, files: Files, directory: str, timeout: Timeout, *, files_allowed: bool) -> None:
-        self.path = directory
-        self._link, self._files, self._timeout = link, files, timeout
-        self._source = Source(link, files, directory, files_allowed=files_allowed)
-        self._reader = Reader(self._source, files, directory)
-        previous = link.on_fork
-
-        def on_fork() -> None:
-            self._reader.renew_lock()
-            if previous is not None:
-                previous()
-
-        link.on_fork = on_fork
-
-    # ------------------------------------------------------------ entries
-    def get(self, index: int) -> Entry | None:
-        """The entry at ``index``, or None outside ``first_index..last_index``."""
-        if type(index) is not int:
-            check_integer("index", index)
-        if self._link.closed:
-            self._link.check_open()
-        return self._reader.get(index)
-
-    def read(self, start: int, stop: int | None = None, max_bytes: int | None = None) -> list[Entry]:
-        """Entries ``start..stop-1`` (``stop=None``: to the end).
-
-        Only the end is clipped: to the last entry, and after ``max_bytes`` of payload, though one entry is always
-        given.  ``start`` below the first index raises :class:`Compacted`.
-        """
-        check_integer("start", start)
-        check_integer("stop", stop, optional=True)
-        check_integer("max_bytes", max_bytes, optional=True)
-        control = self._control()
-        # last before first: a purge between the two loads can only make the range look emptier, never hole-y
-        last, first = control.last_index.load(shm.SEQ_CST), control.first_index.load(shm.ACQUIRE)
-        if start < first:
-            raise compacted(start, first)
-        stop = last + 1 if stop is None else min(stop, last + 1)
-        if start >= stop:
-            self._source.check_readable(start)
-            return []
-        return self._reader.read(start, stop, max_bytes)
-
-    def follow(
-        self, start: int | None = None, *, after: LogId | None = None,
-        upto: Literal["visible", "durable", "committed"] = "visible", timeout: Timeout = None,
-    ) -> Follower:  # fmt: skip
-        """Iterate from ``start`` (None: the first entry) or past the checkpoint ``after``; wakes on append.
-
-        ``timeout=None`` waits for ever; when nothing came for ``timeout`` seconds iteration ends (0 = drain).
-        ``upto`` stops at entries that are visible, durable, or committed.
-        """
-        self._link.check_open()
-        if upto not in UPTO:
-            allowed = ", ".join(UPTO)
-            raise errors.ConfigError(
-                f"upto={upto!r} is not allowed: give {allowed}", field="upto", value=upto, allowed=allowed
-            )
-        seconds = check_timeout(timeout)
-        return Follower(self._reader, self._link, start_of(self._reader, start, after), upto, seconds)
-
-    # ------------------------------------------------------------ frontiers
-    def _control(self) -> Any:
-        self._link.check_open()
-        return self._reader.view().control
-
-    @property
-    def first_index(self) -> int:
-        """Index of the first entry; ``last_index + 1`` when the log is empty."""
-        return int(self._control().first_index.load(shm.ACQUIRE))
-
-    @property
-    def last_index(self) -> int:
-        """Index of the last visible entry; the purge boundary (0 at first) when the log is empty."""
-        return int(self._control().last_index.load(shm.SEQ_CST))
-
-    @property
-    def durable_index(self) -> int:
-        """Everything up to here was fsynced."""
-        return int(self._control().durable_index.load(shm.SEQ_CST))
-
-    @property
-    def commit_index(self) -> int:
-        """Raft's commit index; 0 = unset."""
-        return int(self._control().commit_index.load(shm.ACQUIRE))
-
-    @property
-    def purged_log_id(self) -> LogId:
-        """Id of the last purged entry; ``LogId(0, 0)`` if none was."""
-        control = self._control()
-        return LogId(control.purged_term.load(shm.ACQUIRE), control.purged_index.load(shm.ACQUIRE))
-
-    @property
-    def last_log_id(self) -> LogId:
-        """Id of the last visible entry; the purge boundary when the log is empty."""
-        while True:
-            last = self.last_index
-            entry = self._reader.get(last)
-            if entry is not None:
-                return entry.log_id
-            if last == self.last_index:
-                return self.purged_log_id
-
-    @property
-    def uuid(self) -> str:
-        """Identity of this log, for ever; a copy restored from a backup has the same."""
-        self._link.check_open()
-        return str(self._reader.view().uuid)
-
-    @property
-    def config(self) -> LogConfig:
-        """The settings in force."""
-        self._link.check_open()
-        config: LogConfig = self._reader.view().config
-        return config
-
-    @property
-    def hard_state(self) -> HardState:
-        """The durable term and vote."""
-        self._link.check_open()
-        return hard_state.load(self._files, self.path)
-
-    def __len__(self) -> int:
-        control = self._control()
-        last = int(control.last_index.load(shm.SEQ_CST))
-        return last + 1 - int(control.first_index.load(shm.ACQUIRE))
-
-    def __bool__(self) -> bool:
-        return True
-
-    def wait_durable(self, index: int | LogId, timeout: Timeout = DEFAULT) -> None:
-        """Return once the entry at ``index`` is fsynced.
-
-        Raises :class:`IndexGap` if there is no such entry, :class:`Truncated` if a ``LogId`` names another term than
-        the log has there, :class:`SyncFailed` if the disk failed,
-        :class:`LogTimeout` at the timeout (seconds; None: for ever).
-        """
-        target, deadline = index.index if isinstance(index, LogId) else index, self._deadline(timeout)
-        check_integer("index", target)
-        if target > self.last_index:
-            last = self.last_index
-            raise errors.IndexGap(f"entry {target} does not exist: the last entry is {last}", last_index=last)
-
-        if isinstance(index, LogId) and index.index >= self.first_index:
-            entry = self._reader.get(index.index)
-            if entry is None or entry.log_id != index:
-                last = self.last_index
-                raise errors.Truncated(f"{index} is not in the log: another entry stands there", last_index=last)
-
-        def durable() -> bool:
-            view = self._reader.view()
-            if view.control.durable_index.load(shm.SEQ_CST) >= target:
-                return True
-            check_failed(view)
-            return False
-
-        if not self._link.wait(durable, deadline, layout.WANTS_PROGRESS):
-            raise errors.LogTimeout(
-                f"entry {target} was not durable in time; the writer goes on flushing, nothing is lost"
-            )
-
-    def stats(self) -> LogStats:
-        """Counters and frontiers, read from shared memory at one moment."""
-        self._link.check_open()
-        self._link.look()  # a writer that died is noticed here, not only by the next one who waits
-        view = self._reader.view()
-        stats = stats_of(view, self.path, lapped_reads=self._reader.lapped_reads)
-        if not self._link.connected and stats.state in ("starting", "running"):
-            stats = dataclasses.replace(stats, state="crashed")
-        return stats if self._link.connected else dataclasses.replace(stats, writer_pid=0)
-
-    # ------------------------------------------------------------ life
-    def _seconds(self, timeout: Timeout) -> Timeout:
-        return self._timeout if timeout is DEFAULT else check_timeout(timeout)
-
-    def _deadline(self, timeout: Timeout) -> float:
-        return deadline_of(self._seconds(timeout))
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._link.closed
-
-    def close(self) -> None:
-        """Leave the log.  Idempotent; what was acknowledged stays, the writer goes on."""
-        if not self._link.closed:
-            self._link.close()
-            self._reader.close()
-
-    def __enter__(self) -> Self:
-        self._link.check_open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._link.closed else "open"
-        return f"<{type(self).__name__} {self.path!r} {state}>"
+from .log_reader import DEFAULT, LogReader, Timeout
+from .protocol import CLIENT
+from .requests import Requests
+from .types import AppendResult, Entry, HardState, LogId
 
 
 class Log(LogReader):
@@ -241,6 +23,7 @@ class Log(LogReader):
 
     def __init__(self, link: Link, files: Files, directory: str, timeout: Timeout) -> None:
         self._client = Client(link)
+        self._requests = Requests(self._client)
         super().__init__(link, files, directory, timeout, files_allowed=False)
 
     def append(self, payload: Payload, term: int | None = None, timeout: Timeout = DEFAULT) -> int:
@@ -286,76 +69,67 @@ class Log(LogReader):
         self._link.check_open()
         self._client.flush(self._deadline(timeout))
 
+    # ------------------------------------------------------------ Raft
+    def append_entries(
+        self, prev: LogId, entries: Iterable[Entry], *, leader_term: int | None = None, timeout: Timeout = DEFAULT
+    ) -> AppendResult:
+        """A follower's AppendEntries: put the leader's ``entries`` behind ``prev``, as Raft's section 5.3 says.
 
-class Writer:
-    """A writer process that :func:`start_writer` started."""
+        Entries that are there already are skipped; at the first whose term differs the suffix is replaced from there,
+        in one atomic durable step.  ``prev`` may be ``LogId(0, 0)`` or the purge boundary.  If it does not match,
+        nothing changes and the result says where to look next.  Durable on return in DiskFirst; in MemFirst call
+        ``wait_durable(result.matched)`` before answering the leader.
 
-    def __init__(self, directory: str, process: Any, pid: int) -> None:
-        self.path, self.pid, self._process = directory, pid, process
-
-    def stop(self, timeout: Timeout = 30.0) -> None:
-        """Drain, flush, seal, exit.  Idempotent; connected clients do not restart it.
-
-        :class:`LogTimeout` if it has not ended in ``timeout`` seconds (None: wait for ever); it goes on flushing.
+        Raises :class:`StaleTerm` if ``leader_term`` is over, :class:`IndexGap` for entries that do not follow ``prev``
+        one by one, :class:`CommittedEntry` rather than replace one, and what :meth:`append` raises.
         """
-        seconds = check_timeout(timeout)
-        if self._process.poll() is None:
-            self._process.terminate()
-            if not processes.wait_child(self._process, seconds):
-                raise errors.LogTimeout(
-                    f"the writer {self.pid} of {self.path} did not stop in {timeout} s; it goes on flushing"
-                )
+        self._link.check_open()
+        return self._requests.append_entries(prev, entries, leader_term, self._seconds(timeout))
 
-    def __enter__(self) -> Self:
-        return self
+    def truncate_from(self, index: int, *, leader_term: int | None = None, timeout: Timeout = DEFAULT) -> None:
+        """Remove the entries from ``index`` on.  Durable on return; a removed entry never comes back.
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        ``index = last + 1`` removes nothing.  Raises :class:`IndexGap` beyond that, :class:`Compacted` at or below the
+        purge boundary, :class:`CommittedEntry`, :class:`StaleTerm`.
+        """
+        self._link.check_open()
+        self._requests.truncate_from(index, leader_term, self._seconds(timeout))
 
+    def purge_to(self, upto: int | LogId, *, timeout: Timeout = DEFAULT) -> None:
+        """Remove the entries up to and including ``upto``, whose id becomes the boundary.  Durable on return.
 
-def start_writer(path: PathLike, config: LogConfig | None = None) -> Writer:
-    """Start the dedicated writer process of the log at ``path``; returns when it serves.
+        Never moves back: an ``upto`` at or below the boundary changes nothing.  Raises :class:`IndexGap` beyond the
+        last entry, :class:`Truncated` if a ``LogId`` names another term than the log has there.
+        """
+        self._link.check_open()
+        self._requests.purge_to(upto, self._seconds(timeout))
 
-    A log that is not there is created.  ``config=None`` adopts the stored settings.  Raises the writer's own reason
-    if it cannot serve: :class:`LogLocked`, :class:`CorruptLog`, :class:`ConfigError`, :class:`DiskFull` ...
-    It lives until stopped, whatever its clients do.
-    """
-    check_config(config)
-    directory, files = real_path(path), Files()
-    if not place.check_place(files, directory, create=True):
-        place.prepare_directory(files, directory)
-    place.check_owner(files, directory)
-    process, raw = processes.start_writer(directory, config.as_dict() if config is not None else None, linger=False)
-    report = processes.decode_report(raw)
-    if "error" in report:
-        processes.wait_child(process, 10.0)
-        raise errors.from_wire(report)
-    if not report:
-        raise errors.WriterUnavailable(
-            f"the writer of {directory} died while starting; see writer.log in that directory"
-        )
-    return Writer(directory, process, int(report["pid"]))
+    def reset(self, boundary: LogId | None = None, *, timeout: Timeout = DEFAULT) -> None:
+        """Remove every entry; the log goes on at ``boundary.index + 1`` (None: at 1).  Durable on return.
 
+        ``boundary`` is the last entry that an installed snapshot covers.  The hard state stays.  Raises
+        :class:`CommittedEntry` if that would lose committed entries, :class:`Compacted` for one below the old boundary.
+        """
+        self._link.check_open()
+        self._requests.reset(boundary, self._seconds(timeout))
 
-def stop_writer(path: PathLike, timeout: Timeout = 30.0) -> bool:
-    """Stop the writer of the log at ``path``: drain, flush, seal.  False if none runs.  Returns when it has ended.
+    def save_hard_state(self, state: HardState, *, timeout: Timeout = DEFAULT) -> None:
+        """Make term and vote durable: on return they survive any crash.
 
-    :class:`LogTimeout` if that takes more than ``timeout`` seconds (None: wait for ever).
-    """
-    directory, files, deadline = real_path(path), Files(), deadline_of(check_timeout(timeout))
-    place.check_place(files, directory, create=False)
-    with contextlib.closing(Link(directory, READER, files=files)) as link:
-        while not link.try_connect() or link.view is None:
-            if not files.lock_held(join(directory, fmt.LOCK_NAME)):
-                return False
-            if wakeup.now() >= deadline:  # it is starting, or ending, and takes no one in
-                raise errors.LogTimeout(f"the writer of {directory} did not answer in {timeout} s; try again")
-            wakeup.pause(0.005)
-        with contextlib.closing(processes.Watch(link.view.control.writer_pid.load(shm.ACQUIRE))) as watch:
-            link.send(op="stop")
-            if not watch.wait(deadline - wakeup.now()):
-                raise errors.LogTimeout(f"the writer of {directory} did not stop in {timeout} s; it goes on flushing")
-        return True
+        Raises :class:`StaleTerm` for a term below the saved one and for another vote in the same term; the same vote
+        again is fine, and ``voted_for=None`` never forgets a vote given in that term.
+        """
+        self._link.check_open()
+        self._requests.save_hard_state(state, self._seconds(timeout))
+
+    def commit_to(self, index: int, *, timeout: Timeout = DEFAULT) -> int:
+        """Raise the commit index, at most to the last entry, and return it.  It never falls.
+
+        Nothing at or below it is removed or replaced afterwards.  Persisted lazily: a clean stop keeps it exactly,
+        after a crash it may be lower, as Raft allows.
+        """
+        self._link.check_open()
+        return self._requests.commit_to(index, self._seconds(timeout))
 
 
 def open_log(
@@ -379,20 +153,3 @@ def open_log(
         log.close()
         raise
     return log
-
-
-def open_reader(path: PathLike, *, timeout: Timeout = 30.0) -> LogReader:
-    """Open the log at ``path`` for reading: live beside its writer, or read-only from the files if none runs.
-
-    Changes nothing on disk.  A damaged log can be opened too: what is provably right is served, for the rest
-    :class:`CorruptLog` is raised.
-    """
-    seconds, directory, files = check_timeout(timeout), real_path(path), Files()
-    place.check_place(files, directory, create=False)
-    reader = LogReader(Link(directory, READER, files=files), files, directory, seconds, files_allowed=True)
-    try:
-        reader._reader.view()
-    except BaseException:
-        reader.close()
-        raise
-    return reader

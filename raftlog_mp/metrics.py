@@ -46,7 +46,7 @@ class LogStats:
 
 
 def stats_of(view: Any, path: str, *, lapped_reads: int = 0) -> LogStats:
-    """The statistics that a view shows now."""
+    """The statistics that a view shows now (call it inside :meth:`Reader.steady`)."""
     words = view.control.snapshot()
     fsyncs = words["fsyncs"]
     return LogStats(

@@ -78,6 +78,10 @@ class Producers:
             for old in sorted(window)[: len(window) - WINDOW]:
                 del window[old]
 
+    def unrecord(self, producer: int, sequence: int) -> None:
+        """The step that was recorded ahead of its manifest did not come about."""
+        self._windows.get(producer, {}).pop(sequence, None)
+
     def look_up(self, producer: int, sequence: int) -> tuple[str, Outcome | None]:
         """What is known about a submission that may have been sent before.  Never guesses."""
         outcome = self._windows.get(producer, {}).get(sequence)

@@ -15,10 +15,13 @@ from typing import Any
 
 import msgpack
 
+from .types import HardState
+
 PROTOCOL_VERSION = 1
 CLIENT, READER = "client", "reader"  # roles in hello
 BELL = b"\x01"
 MESSAGE_BYTES_MAX = 1 << 16
+HARD_STATE_BYTES_MAX = 2048
 _MESSAGE = struct.Struct("<BI")
 
 
@@ -30,6 +33,24 @@ def pack_message(**fields: Any) -> bytes:
     """One control message as bytes."""
     body: bytes = msgpack.packb(fields)
     return _MESSAGE.pack(2, len(body)) + body
+
+
+def pack_hard_state(state: HardState) -> bytes:
+    """A hard state as the body of a submission."""
+    body: bytes = msgpack.packb([state.term, state.voted_for])
+    return body
+
+
+def unpack_hard_state(body: bytes) -> HardState:
+    """The inverse; ``ValueError`` for anything else, and for what its slot on disk has no room for."""
+    try:
+        term, voted_for = msgpack.unpackb(body)
+    except Exception as error:  # msgpack raises half a dozen kinds for hostile bytes
+        raise ValueError(f"no hard state: {error}") from None
+    whole = isinstance(term, int) and 0 <= term < 1 << 63 and isinstance(voted_for, (int, str, type(None)))
+    if not whole or isinstance(voted_for, bool) or isinstance(term, bool) or len(body) > HARD_STATE_BYTES_MAX:
+        raise ValueError("no hard state")
+    return HardState(term, voted_for)
 
 
 class Parser:

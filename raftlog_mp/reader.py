@@ -6,16 +6,18 @@ the position and index that were looked for; bytes from a segment file must prov
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 from . import errors, shm, wakeup
 from . import format as fmt
 from .catalog import SegmentInfo
+from .era import Era, Overtaken
 from .files import Files, join
 from .index import IndexReader
 from .link import RETRY_SECONDS
@@ -28,6 +30,7 @@ OPEN_SEGMENTS = 64  # mapped at once by one handle
 TRIES = 100  # a reader that is overtaken again and again by rolls gives up; each try sees a newer catalog
 
 Fields = tuple[Any, ...]
+T = TypeVar("T")
 
 
 class Reader:
@@ -39,13 +42,10 @@ class Reader:
         self._segments: OrderedDict[tuple[int, bool], SegmentReader | OpenSegment] = OrderedDict()
         self._indexes: OrderedDict[int, IndexReader] = OrderedDict()
         self._lock = threading.Lock()
-        self._batch: tuple[Any, int, list[bytes]] = (
-            None,
-            -1,
-            [],
-        )  # view, position and payloads of the batch decoded last
+        self._batch: tuple[Any, int, list[bytes]] = (None, -1, [])  # view, position, payloads of the one decoded last
         self._view: Any = None
         self._seen = -1  # catalog version that the map below belongs to
+        self._epoch = 0
         self.lapped_reads = 0  # reads that the ring could no longer serve
 
     def renew_lock(self) -> None:
@@ -58,11 +58,15 @@ class Reader:
         with self._lock:
             for _ in range(TRIES):
                 view = self._source.view()
+                # Odd: manifest, words and index do not fit together now.  Even and the same afterwards: they did.
+                epoch = view.control.epoch.load(shm.ACQUIRE)
                 version = view.control.catalog_version.load(shm.ACQUIRE)
-                active = self._source.refresh(view)
+                active = self._source.refresh(view) if not epoch & 1 else None
                 if active is not None:
-                    if version == view.control.catalog_version.load(shm.ACQUIRE):
-                        self._adopt(view, version, active)
+                    if (version, epoch) == (
+                        view.control.catalog_version.load(shm.ACQUIRE), view.control.epoch.load(shm.ACQUIRE),
+                    ):  # fmt: skip
+                        self._adopt(Era(view, version, epoch), active)
                         return
                 else:
                     self._link.look()
@@ -75,8 +79,8 @@ class Reader:
                 wakeup.pause(RETRY_SECONDS)
         raise errors.WriterUnavailable(f"the catalog of {self._directory} kept changing; try again")
 
-    def _adopt(self, view: Any, version: int, active: IndexReader) -> None:
-        control = view.control
+    def _adopt(self, era: Era, active: IndexReader) -> None:
+        view, control = era.view, era.view.control
         if view is not self._view:
             self._segments.clear()
             self._indexes.clear()
@@ -90,7 +94,7 @@ class Reader:
         self._durable = partial(control.durable.load, shm.ACQUIRE)
         # One tuple, so that a thread without the lock sees base and slots of the same index.
         self._active = (active.base_index, active.slots, active)
-        self._view, self._seen = view, version
+        self._view, self._seen, self._epoch = era
 
     def view(self) -> Any:
         """The view in force, settled."""
@@ -98,6 +102,32 @@ class Reader:
         if view is not self._view or self._version() != self._seen:
             self._settle()
         return self._view
+
+    def era(self) -> Era:
+        """What the map in force, settled, belongs to."""
+        self.view()
+        return Era(self._view, self._seen, self._epoch)
+
+    def calm(self, era: Era) -> bool:
+        """Whether nothing has happened since ``era``: one load.  Every change and every successor bump the version."""
+        return self._view is era.view and bool(self._version() == era.version)
+
+    def steady(self, look: Callable[[Any], T]) -> T:
+        """What ``look(view)`` finds while no truncation, purge or reset is under way: words that fit together."""
+        for tries in range(TRIES * 10):
+            view = self.view()
+            epoch = view.control.epoch.load(shm.ACQUIRE)
+            if not epoch & 1:
+                with contextlib.suppress(FileNotFoundError):  # the table of term runs: another edition by now
+                    found = look(view)
+                    # `look` loads with ACQUIRE: an epoch that is still the same was never odd in between.
+                    if view.control.epoch.load(shm.ACQUIRE) == epoch:
+                        return found
+            self._link.look()
+            if not self._link.connected and tries > TRIES:
+                break  # the writer died in the middle of a change
+            wakeup.pause(RETRY_SECONDS / 10)
+        raise errors.WriterUnavailable(f"{self._directory} is in the middle of a change; try again")
 
     # ------------------------------------------------------------ one entry
     def get(self, index: int) -> Entry | None:
@@ -121,7 +151,18 @@ class Reader:
                 entry = self._entry_in(found[0], found[1], position, index)
                 if entry is not None:
                     return entry
-        return self._get_from_file(index)
+        return self._get_slowly(index)
+
+    def _get_slowly(self, index: int) -> Entry | None:
+        for _ in range(TRIES):
+            self.view()
+            if not self._first() <= index <= self._last():
+                return None
+            try:
+                return self._get_from_file(index)
+            except Overtaken:
+                wakeup.pause(RETRY_SECONDS / 10)
+        raise errors.WriterUnavailable(f"{self._directory} kept changing; try again")
 
     def _get_from_file(self, index: int) -> Entry | None:
         info, position = self._locate(index)
@@ -155,13 +196,12 @@ class Reader:
         """Entries ``start..stop-1``; ends early after ``max_bytes`` of payload, but holds at least one entry."""
         entries: list[Entry] = []
         budget = max_bytes
-        for fields, body in self.records(start, stop):
+        for fields, body, low, high in self.records(start, stop):
             term, base, count = fields[10], fields[9], fields[4]
             if count == 1:
                 batch = [Entry(term, base, body)]
             else:
                 payloads = fmt.unpack_body(body, count)
-                low, high = max(start, base), min(stop, base + count)
                 batch = list(map(Entry, repeat(term), range(low, high), payloads[low - base : high - base]))
             if budget is None:
                 entries += batch
@@ -173,34 +213,41 @@ class Reader:
                 entries.append(entry)
         return entries
 
-    def records(self, start: int, stop: int) -> Iterator[tuple[Fields, bytes]]:
-        """``(header fields, body)`` of the records that hold entries ``start..stop-1``, in order, each proved."""
-        index, tries = start, 0
-        self.view()
+    def records(self, start: int, stop: int) -> Iterator[tuple[Fields, bytes, int, int]]:
+        """``(header fields, body, low, high)`` of the records that hold entries ``start..stop-1``, in order, proved.
+
+        ``low..high-1`` are the wanted entries of the record: a truncation may have cut a batch.  :class:`Overtaken` if
+        something was taken off the log since the first of them was looked for.
+        """
+        index, tries, era = start, 0, self.era()
         while index < stop:
-            if self._link.view is not self._view or self._version() != self._seen:
-                self.view()
+            if not self.calm(era):
+                now = self.era()
+                if now.view is not era.view or now.epoch != era.epoch:
+                    raise Overtaken
+                era = now
             info, position = self._locate(index)
             data, durable_copy = self._copy(info, position)
-            before = index
+            before, limit = index, stop if info.last_index is None else min(stop, info.last_index + 1)
             for fields, body in self._parse(data, position):
+                base, count = fields[9], fields[4]
                 if durable_copy and self._verify and not proves(fields, body):
                     raise self._damaged_record(info, fields[11], index)
-                base, count = fields[9], fields[4]
                 if count:
                     if not base <= index < base + count:
                         break  # not the record the index promised: look again
-                    yield fields, body
-                    index = base + count
-                    if index >= stop:
-                        return
+                    high = min(base + count, limit)
+                    yield fields, body, index, high
+                    index = high
+                    if index >= limit:
+                        break  # what follows in the stream belongs to another segment, or was cut off
             if index == before:
                 tries += 1
                 if tries > (3 if durable_copy else TRIES):
                     raise self._damaged_record(info, position, index)
                 if durable_copy:
                     self._forget(info.segment_id)
-                    self._seen = -1
+                    self._settle()
             else:
                 tries = 0
 
@@ -291,8 +338,10 @@ class Reader:
             self._segments.pop((segment_id, False), None)
             self._indexes.pop(segment_id, None)
 
-    def _damaged_record(self, info: SegmentInfo, position: int, index: int) -> errors.CorruptLog:
+    def _damaged_record(self, info: SegmentInfo, position: int, index: int) -> Exception:
         """The error for a record: all its entries, those whose index slots name its position, are concerned."""
+        if self._overtaken(index, index):
+            return Overtaken()
         active_base, active_slots, _ = self._active
         found = None if index >= active_base else self._index(info)
         base, slots = (active_base, active_slots) if found is None else (found.base_index, found.slots)
@@ -304,7 +353,14 @@ class Reader:
             last += 1
         return self._damage(info, position, first, last)
 
-    def _damage(self, info: SegmentInfo | None, position: int, first: int, last: int | None) -> errors.CorruptLog:
+    def _overtaken(self, first: int, last: int | None) -> bool:
+        """Whether entries may be unreadable for a better reason than damage: the log has moved on."""
+        purged = last is not None and last < self._first()
+        return bool(purged or first > self._last() or self._version() != self._seen)
+
+    def _damage(self, info: SegmentInfo | None, position: int, first: int, last: int | None) -> Exception:
+        if self._overtaken(first, last):
+            return Overtaken()
         name = fmt.segment_name(info.segment_id) if info is not None else fmt.MANIFEST_NAME
         offset = fmt.DATA_OFFSET + position - info.start if info is not None else 0
         what = f"entry {first}" if first == last else f"entries {first} to {last if last is not None else 'the last'}"

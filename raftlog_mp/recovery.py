@@ -61,6 +61,8 @@ class Plan:
     slots: bytes = b""  # index slots of the unsealed tail
     reseal: list[SegmentInfo] = field(default_factory=list)
     evidence: str | None = None
+    commit_index: int = 0  # as the dead writer of this boot knew it
+    dead: list[SegmentInfo] = field(default_factory=list)  # files of purged or replaced segments
 
     def refuse(self) -> None:
         """Raise the refusal, if there is one."""
@@ -81,7 +83,7 @@ def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: 
     """
     old = Remains(directory, manifest)
     try:
-        plan = Plan(segments=[])
+        plan = Plan(segments=[], commit_index=old.commit_index)
         _scan_files(files, directory, manifest, old, plan, fresh_reads)
         if plan.refusal is None and manifest.strategy == PersistenceStrategy.MEM_FIRST:
             _decide_ring(manifest, old, plan)
@@ -110,14 +112,19 @@ def _scan_files(
         _conclude(plan, inspection)
         previous = info
     plan.file_end, plan.file_last_index, plan.file_last_term = plan.end, plan.last_index, plan.last_term
-    for name in _orphans(files, directory, manifest):
+    for number in _segments_on_disk(files, directory) - {info.segment_id for info in manifest.segments}:
+        if number < manifest.next_segment_id:
+            _note(plan, table.decide_segment(table.SegmentFacts(dead=True)), fmt.segment_name(number))
+            plan.dead.append(SegmentInfo(number, 0, 0, 0, 0, 0, 0, 0))
+            continue
+        name = fmt.segment_name(number)
         plan.findings.append(Finding("G", table.RECREATE, name, "an unfinished roll left this file; it holds no entry"))
 
 
-def _orphans(files: Files, directory: str, manifest: Manifest) -> list[str]:
-    """Segments on disk that the manifest does not know: a roll that a crash interrupted."""
+def _segments_on_disk(files: Files, directory: str) -> set[int]:
+    """Ids of the segment files that are there, listed or not."""
     ids = map(fmt.parse_segment_name, files.list_dir(directory))
-    return [fmt.segment_name(found) for found in ids if found is not None and found >= manifest.next_segment_id]
+    return {found for found in ids if found is not None}
 
 
 class _Inspection:

@@ -19,6 +19,7 @@ class Remains:
         self.ring: RingReader | None = None
         self.same_boot, self.published, self.durable = True, 0, 0
         self.trusted = self.failed = False
+        self.commit_index = 0
         try:
             control = open_control(join(folder, fmt.control_name(manifest.generation)))
         except (FileNotFoundError, ValueError):
@@ -30,6 +31,7 @@ class Remains:
         if not (mine and self.same_boot):
             return
         self.durable, self.published = words["durable"], words["published"]
+        self.commit_index = words["commit_index"]
         self.failed = words["state"] == layout.STATE_FAILED
         try:
             mapping = shm.open_file(join(folder, fmt.ring_name(manifest.generation)))

@@ -6,7 +6,8 @@ writer appears, and one whose writer died goes on with what that writer had publ
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from . import errors, layout, manifest, shm, wakeup
 from . import format as fmt
@@ -18,7 +19,10 @@ from .link import Link
 from .manifest import Manifest
 from .recovery import Plan, expected_header, make_plan
 from .segment import SegmentReader, scan_records
+from .term_history import runs_in_file, runs_in_records, runs_of_log
+from .terms import TermRuns
 
+T = TypeVar("T")
 NO_INDEX = 1 << 63  # beyond every index: an active index that holds nothing
 LOOK_SECONDS = 0.05  # how often a reader without a writer looks whether one has appeared
 
@@ -43,6 +47,10 @@ class _FileControl:
     def __getattr__(self, name: str) -> Any:  # for the type checker; every word was set above
         raise AttributeError(name)
 
+    def lowest_removed(self, since_epoch: int, epoch: int) -> int:
+        """Nothing changes without a writer."""
+        return layout.NOTHING_REMOVED
+
     def snapshot(self) -> dict[str, int]:
         return {name: getattr(self, name).load() for name in layout.CONTROL_WORDS}
 
@@ -66,6 +74,24 @@ class _FileRing:
         return fields, body or b""
 
 
+class _FileTerms:
+    """Stands in for the table of term runs: found in the files when it is first asked for."""
+
+    def __init__(self, files: Files, directory: str, found: Manifest, plan: Plan) -> None:
+        self._files, self._directory, self._manifest, self._plan = files, directory, found, plan
+        self._runs: TermRuns | None = None
+
+    def ask(self, _word: int, question: Callable[[TermRuns], T]) -> T:
+        """As :meth:`TermReader.ask`."""
+        if self._runs is None:
+            plan = self._plan
+            runs = runs_of_log(self._files, self._directory, self._manifest, plan.segments)
+            if plan.tail is not None:
+                runs += runs_in_file(self._files, self._directory, plan.tail, plan.file_end)
+            self._runs = TermRuns(runs + runs_in_records(plan.ring_bytes))
+        return question(self._runs)
+
+
 def _state_of(found: Manifest) -> int:
     if found.failed:
         return layout.STATE_FAILED
@@ -85,18 +111,20 @@ class FileView:
             "last_index": plan.last_index, "last_term": plan.last_term, "durable": plan.file_end,
             "durable_index": plan.file_last_index, "written": plan.file_end,
             "first_index": found.purged_index + 1, "purged_index": found.purged_index,
-            "purged_term": found.purged_term, "commit_index": found.commit_index,
+            "purged_term": found.purged_term, "hard_version": NO_INDEX,
+            "commit_index": min(max(found.commit_index, plan.commit_index), plan.last_index),
             "loss_possible": int(plan.loss_possible or found.loss_possible),
             "state": _state_of(found), "segments": len(found.segments),
         })  # fmt: skip
         self.ring = _FileRing(plan.file_end, plan.ring_bytes)
+        self.terms = _FileTerms(files, directory, found, plan)
 
     def catalog(self) -> Catalog:
         """Live segments; the unsealed tail ends where its good prefix does."""
         segments = list(self.plan.segments)
         if self.plan.tail is not None:
             segments.append(
-                self.plan.tail.finished(self.plan.file_end, self.plan.file_last_index, self.plan.file_last_term)
+                self.plan.tail.finished(self.plan.file_end, self.plan.last_index, self.plan.last_term)
             )
         if self.plan.ring_slots and (not segments or self.plan.tail is None):
             base = self.plan.file_last_index + 1

@@ -16,6 +16,8 @@ from .manifest import Manifest, shm_folder
 from .place import check_place
 from .recovery import Plan, apply_plan, make_plan
 from .ring import RingWriter
+from .term_history import merged, runs_in_records, runs_of_log
+from .terms import TermTable
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,10 @@ def open_journal(files: Files, directory: str, config: LogConfig | None) -> tupl
         if stored is None:  # nothing is created before the settings have proved usable
             _create_log(files, directory, effective)
         found = manifest.load(files, directory)
-        hard = hard_state.load(files, directory)
+        hard, hard_version = hard_state.load_version(files, directory)
         plan = make_plan(files, directory, found, fresh_reads=True)
         plan.refuse()
+        hard_state.heal(files, directory)
         journal = _begin_generation(files, directory, found, effective, plan)
     except OSError as error:
         if isinstance(error, errors.RaftLogError):
@@ -45,7 +48,9 @@ def open_journal(files: Files, directory: str, config: LogConfig | None) -> tupl
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise errors.AccessDenied(f"{directory} cannot be written: {error}") from error
         raise errors.SyncFailed(f"opening {directory} failed: {error}", errno=error.errno) from error
+    journal.hard = hard
     journal.control.hard_term.store(hard.term, shm.RELAXED)
+    journal.control.hard_version.store(hard_version, shm.RELAXED)
     return journal, plan
 
 
@@ -87,7 +92,8 @@ def _check_filesystem(directory: str, config: LogConfig) -> None:
 def _begin_generation(files: Files, directory: str, found: Manifest, config: LogConfig, plan: Plan) -> Journal:
     old_folder = shm_folder(directory, found)
     apply_plan(files, directory, found, plan)
-    dropped = [info for info in found.segments if (info.last_index or 0) < info.base_index]
+    found.commit_index = min(max(found.commit_index, plan.commit_index), plan.last_index)
+    dropped = [info for info in found.segments if (info.last_index or 0) < max(info.base_index, found.purged_index + 1)]
     found.segments = [info for info in found.segments if info not in dropped]
     found.generation += 1  # durable before any record, control block or lane carries it
     found.clean, found.settled = False, True
@@ -97,9 +103,7 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     if not (plan.ring_to_new_segment and plan.ring_bytes):
         manifest.save(files, directory, found)
     journal = _make_journal(files, directory, found, config, plan)
-    for info in dropped:
-        for name in (fmt.segment_name(info.segment_id), fmt.index_name(info.segment_id)):
-            files.unlink(join(directory, name))
+    journal.dead += dropped + plan.dead
     journal.old_folder = old_folder
     return journal
 
@@ -110,7 +114,8 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
     carried = None
     end, last_index, last_term = plan.end, plan.last_index, plan.last_term
     if plan.ring_to_new_segment and plan.ring_bytes:
-        carried = Carried(plan.ring_bytes, plan.ring_slots, plan.last_index, plan.last_term)
+        ring_runs = runs_in_records(plan.ring_bytes)
+        carried = Carried(plan.ring_bytes, plan.ring_slots, ring_runs, plan.last_index, plan.last_term)
         end, last_index, last_term = plan.file_end, plan.file_last_index, plan.file_last_term
     high, low = shm.boot_id()
     control = create_control(join(folder, fmt.control_name(found.generation)), {
@@ -122,10 +127,14 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
         "catalog_version": found.generation << 32,  # no two generations ever show the same version
         "loss_possible": int(plan.loss_possible), "commit_index": found.commit_index, "state": layout.STATE_STARTING,
     })  # fmt: skip
+    runs = runs_of_log(files, directory, found, found.segments, keep=True)
+    if carried is not None:
+        runs = merged(runs + carried.runs)
+    terms = TermTable(folder, found.generation, control.terms, runs)
     mapping = shm.create_file(join(folder, fmt.ring_name(found.generation)), config.ring_bytes)
     journal = Journal(
         files, directory, config, found, control, RingWriter(mapping, control.floor, end), plan.producers, folder,
-        end, last_index, last_term,
+        end, last_index, last_term, terms,
     )  # fmt: skip
     journal.roll(carried=carried)
     return journal
@@ -143,9 +152,10 @@ def supersede(journal: Journal) -> None:
     """Tell handles of the dead writer that this one serves now, then remove the dead one's shared files."""
     old_folder, folder, generation = journal.old_folder, journal.folder, journal.generation
     keep = {fmt.control_name(generation), fmt.ring_name(generation)}
+    mine = (f"index-{generation:016x}", f"terms-{generation:016x}")
     for place in {old_folder, folder}:
         for name in shm.names(place):
-            if name not in keep and not name.startswith(f"index-{generation:016x}"):
+            if name not in keep and not name.startswith(mine):
                 _mark_superseded(join(place, name), generation)
                 shm.remove(join(place, name))
 

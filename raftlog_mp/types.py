@@ -45,6 +45,20 @@ class HardState(NamedTuple):
     voted_for: str | int | None = None
 
 
+class AppendResult(NamedTuple):
+    """What became of AppendEntries.
+
+    ``matched``: id of the last entry known to agree with the leader's, the only value a leader may count; None if
+    ``prev`` did not match.  ``conflict``: where to look next, then: ``LogId(term, first index of that term)`` for the
+    term that stands at ``prev.index``, or ``LogId(0, last + 1)`` if the log ends before it.
+    """
+
+    success: bool
+    matched: LogId | None
+    last_log_id: LogId
+    conflict: LogId | None
+
+
 def majority_match_index(match_indexes: Iterable[int], durable_index: int) -> int:
     """The highest index that a majority of the cluster holds durably.
 

@@ -10,6 +10,7 @@ from .config import LogConfig
 from .control import Control, open_control
 from .files import join
 from .ring import RingReader
+from .terms import TermReader
 
 
 class View:
@@ -22,5 +23,6 @@ class View:
         self.uuid: str = welcome["uuid"]
         self.config = LogConfig.from_dict(welcome["config"])
         self.control: Control = open_control(join(self.folder, fmt.control_name(self.generation)))
+        self.terms = TermReader(self.folder, self.generation)
         mapping = shm.open_file(join(self.folder, fmt.ring_name(self.generation)))
         self.ring = RingReader(mapping, self.control.floor)

@@ -20,6 +20,7 @@ from .intake import Intake
 from .patience import Patience, seconds_to_spin
 from .recovery import Plan
 from .sessions import Peer, Sessions
+from .sweeper import Sweeper
 from .syncer import Syncer
 from .types import PersistenceStrategy
 
@@ -56,6 +57,8 @@ class Writer:
             processes.set_switch_interval(SWITCH_INTERVAL_SECONDS)
             self._syncer = Syncer()
             self.sessions.poller.add(self._syncer.event.fd, self._syncer)
+        self._sweeper = Sweeper(self.journal.files, directory)
+        self._sweeper.remove(self.journal.take_dead())
         self._wake = wakeup.Event()
         self.sessions.poller.add(self._wake.fd, self._wake)
         self._intake = Intake(self.journal, self.sessions, self._make_room)
@@ -186,6 +189,11 @@ class Writer:
             self._fail_unpublished()
         if journal.end == journal.published:
             self._answer()
+        if self._intake.orders.news:
+            self._intake.orders.news = False
+            self._flush_asked = journal.end > journal.published  # its answer must not wait for a batch to fill
+            self.sessions.ring_all()
+            self._sweeper.remove(journal.take_dead())
 
     def _seconds_until_flush(self) -> float:
         if self._flush_asked:
@@ -298,6 +306,8 @@ class Writer:
         if self._syncer is not None:
             self.sessions.poller.remove(self._syncer.event.fd)
             self._syncer.close()
+        self._sweeper.remove(journal.take_dead())
+        self._sweeper.close()
         clean = journal.failure is None
         journal.close(clean=clean)
         if clean:

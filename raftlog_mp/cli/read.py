@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-from .. import log
+from .. import log_reader
 from ..types import Entry
 from . import options, outcome
 
@@ -32,7 +32,7 @@ def as_object(entry: Entry) -> bytes:
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def print_range(reader: log.LogReader, start: int, stop: int | None, form: Callable[[Entry], bytes]) -> None:
+def print_range(reader: log_reader.LogReader, start: int, stop: int | None, form: Callable[[Entry], bytes]) -> None:
     """Print ``start..stop-1``; damage beyond the last good entry raises :class:`CorruptLog` after the good ones."""
     while stop is None or start < stop:
         entries = reader.read(start, stop, CHUNK_BYTES)
@@ -57,7 +57,7 @@ def print_range(reader: log.LogReader, start: int, stop: int | None, form: Calla
 @options.as_json(JSON_HELP)
 def cat(directory: str, start: int | None, last: int | None, as_json: bool) -> int:
     """Print entries, one payload a line. Works without a writer; changes nothing."""
-    with log.open_reader(directory) as reader:
+    with log_reader.open_reader(directory) as reader:
         stop = last + 1 if last is not None else None
         print_range(
             reader, reader.first_index if start is None else start, stop, as_object if as_json else as_line
@@ -84,7 +84,7 @@ def cat(directory: str, start: int | None, last: int | None, as_json: bool) -> i
 def tail(directory: str, follow: bool, count: int, as_json: bool) -> int:
     """Print the last entries, one payload a line. Works without a writer; follows through restarts of one."""
     form, out = as_object if as_json else as_line, sys.stdout.buffer
-    with log.open_reader(directory) as reader:
+    with log_reader.open_reader(directory) as reader:
         start = max(reader.first_index, reader.last_index + 1 - count)
         if not follow:
             print_range(reader, start, None, form)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import log, manifest, place, processes, writer
+from .. import lifecycle, manifest, place, processes, writer
 from ..config import LogConfig
 from ..files import Files, real_path
 from . import options, outcome
@@ -131,7 +131,7 @@ def stop(directory: str, timeout: float) -> int:
     path = real_path(directory)
     click.echo(
         f"stopped the writer of {path}"
-        if log.stop_writer(path, timeout)
+        if lifecycle.stop_writer(path, timeout)
         else f"no writer was running for {path}"
     )
     return outcome.FINE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import log, wakeup
+from .. import log_reader, wakeup
 from ..metrics import LogStats
 from . import options, outcome, screen
 
@@ -69,7 +69,7 @@ GROUPS: dict[str, list[Row]] = {
 @options.as_json("Print one object; with --watch one a line.")
 def stat(directory: str, watch: bool, interval: float, as_json: bool) -> int:
     """Show what state a log is in. Works without a writer; changes nothing."""
-    with log.open_reader(directory) as reader:
+    with log_reader.open_reader(directory) as reader:
         try:
             if as_json:
                 print_json(reader, interval if watch else None)
@@ -82,7 +82,7 @@ def stat(directory: str, watch: bool, interval: float, as_json: bool) -> int:
     return outcome.FINE
 
 
-def print_json(reader: log.LogReader, interval: float | None) -> None:
+def print_json(reader: log_reader.LogReader, interval: float | None) -> None:
     """The numbers as JSON, once or every ``interval`` seconds."""
     while True:
         found: dict[str, Any] = reader.stats().as_dict() | {
@@ -95,7 +95,7 @@ def print_json(reader: log.LogReader, interval: float | None) -> None:
         wakeup.pause(interval)
 
 
-def watch_table(reader: log.LogReader, interval: float) -> None:
+def watch_table(reader: log_reader.LogReader, interval: float) -> None:
     """The numbers in two columns (they fit a small terminal), redrawn in place, with the rate of appends."""
     from rich.live import Live
 
@@ -123,7 +123,7 @@ def columns(stats: LogStats, entries_per_second: float | None) -> Table:
     return both
 
 
-def table(reader: log.LogReader) -> Table:
+def table(reader: log_reader.LogReader) -> Table:
     """The numbers, grouped, each with its meaning; what only a writer counts only if there is one."""
     stats, config = reader.stats(), reader.config
     names = [name for name in GROUPS if stats.writer_pid or name != "since the writer started"]

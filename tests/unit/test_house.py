@@ -19,18 +19,19 @@ TESTS = Path(__file__).parents[1]
 LAYERS = (
     "errors types",  # the words
     "config format layout protocol",  # format = disk bytes, layout = memory words; no I/O, no clock
-    "flush patience recovery_table",  # decisions: pure functions of numbers and facts
+    "flush patience matching recovery_table",  # decisions: pure functions of numbers and facts
     "files shm wakeup processes probe",  # the doors
-    "control ring lane index segment catalog hard_state producers metrics",  # one structure each
-    "manifest syncer view",  # structures made of structures
-    "remains",
+    "control ring lane index segment catalog hard_state producers metrics terms era",  # one structure each
+    "manifest syncer view sweeper",  # structures made of structures
+    "remains pipeline term_history",
     "place recovery journal",  # acts across structures
-    "startup sessions waiters",  # parts of a role
+    "startup sessions waiters orders answers",  # parts of a role
     "link",
     "intake client source",
-    "writer reader",  # the roles
+    "writer reader requests",  # the roles
     "follow spawned",
-    "log",  # the public handles
+    "log_reader lifecycle",  # the public handles
+    "log",
     "__init__",
     "cli",
     "__main__",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ... import __version__, config, log, probe
+from ... import __version__, config, lifecycle, log, log_reader, probe
 from ...errors import RaftLogError
 from ...files import join
 from ...types import PersistenceStrategy
@@ -189,14 +189,14 @@ class Round:
         """Measure with a writer, then what is measured without one, then verify."""
         cases = [case for case in CASES if case.strategy == self._strategy]
         with (
-            log.start_writer(self._directory, self._result.plan.config(self._strategy)),
+            lifecycle.start_writer(self._directory, self._result.plan.config(self._strategy)),
             log.open_log(self._directory, autostart=False, timeout=None) as handle,
         ):
             for case in cases:
                 if case.name != "get_files":
                     handle.flush()  # what the case before left unflushed is not this one's work
                     self._measure(case, partial(self._live, case, handle))
-        with log.open_reader(self._directory) as reader:
+        with log_reader.open_reader(self._directory) as reader:
             for case in cases:
                 if case.name == "get_files":
                     self._measure(case, partial(self._get, reader))
@@ -221,7 +221,7 @@ class Round:
             return float(statistics.median(answer["p50_us"] for answer in answers))
         return float(sum(answer["entries"] / answer["seconds"] for answer in answers))
 
-    def _get(self, reader: log.LogReader) -> float:
+    def _get(self, reader: log_reader.LogReader) -> float:
         """Mean microseconds of a ``get`` at random indexes among the singles; every one is checked afterwards."""
         get, chosen = reader.get, random.Random(len(self._singles)).choices(self._singles, k=GETS)
         found, count, start = [], 0, time.perf_counter()
@@ -234,7 +234,7 @@ class Round:
         return seconds / count * 1e6
 
     # ------------------------------------------------------------ verification
-    def _verify(self, reader: log.LogReader) -> None:
+    def _verify(self, reader: log_reader.LogReader) -> None:
         """Every entry that was acknowledged is counted, and a sample stands where its client was told."""
         acknowledged = sum(answer["entries"] for answer in self._answers)
         if (reader.first_index, reader.last_index) != (1, acknowledged):

@@ -1,0 +1,242 @@
+"""The pipeline of one log: assign -> ring -> index -> [file] -> [fsync] -> publish.
+
+No sockets and no clients here: the writer process feeds it, tests drive it directly.  DiskFirst and
+MemFirst are the same pipeline; they differ only in whether ``publish`` stands before or after the sync::
+
+    DiskFirst   append ... copy, write, sync, publish      (flush)
+    MemFirst    append ... copy, publish; write and sync in a helper thread
+
+All methods run in the writer's main thread.  A :class:`FlushJob` is the one thing that another thread may run.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from . import format as fmt
+from . import layout, shm
+from .catalog import SegmentInfo
+from .config import LogConfig
+from .control import Control
+from .errors import RaftLogError, SyncFailed
+from .files import Files
+from .index import ActiveIndex, pack_slot
+from .manifest import Manifest, save
+from .producers import Producers
+from .ring import RingWriter
+from .segment import SegmentWriter
+from .syncer import FlushJob
+from .terms import TermTable
+from .types import HardState
+
+
+class Pipeline:
+    """Where the log stands, and what moves it on inside one segment.  ``Journal`` adds the steps across segments."""
+
+    def __init__(
+        self, files: Files, directory: str, config: LogConfig, manifest: Manifest, control: Control,
+        ring: RingWriter, producers: Producers, folder: str, end: int, last_index: int, last_term: int,
+        terms: TermTable,
+    ) -> None:  # fmt: skip
+        self.files, self.directory, self.config, self.manifest = files, directory, config, manifest
+        self.control, self.ring, self.producers, self.folder = control, ring, producers, folder
+        self.terms = terms
+        self.hard = HardState()
+        self.log_id, self.generation = manifest.log_id, manifest.generation
+        self.end = self.copied = self.published = self.written = self.durable = end
+        self.next_index, self.last_term = last_index + 1, last_term
+        self.published_index = self.durable_index = last_index
+        self.vouched = end  # durable position stated by the newest record header
+        self.tail_entries_end = end  # end of the newest record that holds entries
+        self.old_folder = folder  # shared files of the writers before
+        self.failure: SyncFailed | None = None
+        self.job: FlushJob | None = None
+        self.segment: SegmentWriter | None = None
+        self.index: ActiveIndex | None = None
+        self._parts: list[bytes] = []
+        self._slots: list[bytes] = []
+        self._slots_from = self.next_index
+        self._limit = 0  # stream position that a record in the active segment may reach
+        self._index_limit = 0  # first entry index beyond the active index
+        self._open_end = self._open_index = 0
+        self.sync_seconds = 0.0  # of the newest sync
+        self.dead: list[SegmentInfo] = []  # no longer listed; their files may go
+        self.appends = self.entries = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
+
+    # ------------------------------------------------------------ append
+    def admits(self, body_bytes: int, count: int) -> bool:
+        """The hot path's one question: there is room in memory and in the segment.  If not, ask why below."""
+        return (
+            self.end + fmt.RECORD_BYTES + body_bytes <= self._open_end and self.next_index + count <= self._open_index
+        )
+
+    def _open_gate(self) -> None:
+        """Recompute up to where :meth:`admits` says yes; after every change of the durable frontier or segment."""
+        self._open_end = min(self._limit, self.durable + self.config.buffered_bytes_limit)
+        entries = self.config.max_buffered_entries
+        self._open_index = self._index_limit
+        if entries is not None:
+            self._open_index = min(self._index_limit, self.durable_index + entries + 1)
+
+    def fits(self, body_bytes: int, count: int) -> bool:
+        """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
+        if self.end == self.durable:
+            return True  # nothing waits, and no batch is larger than half the ring
+        unflushed = self.end + fmt.RECORD_BYTES + body_bytes - self.durable
+        if unflushed > self.config.buffered_bytes_limit:
+            return False
+        limit = self.config.max_buffered_entries
+        return limit is None or self.unflushed_entries + count <= max(limit, count)
+
+    def needs_roll(self, body_bytes: int, count: int) -> bool:
+        """Whether the record needs a new segment."""
+        return self.end + fmt.RECORD_BYTES + body_bytes > self._limit or self.next_index + count > self._index_limit
+
+    def append(self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int) -> int:
+        """Assign the next ``count`` indexes to a verified batch; returns the first.  Visible after a publish.
+
+        The caller has asked :meth:`admits` (or :meth:`fits` and :meth:`needs_roll`), and checked the term.
+        """
+        first = self.next_index
+        header = fmt.pack_record_header(
+            body_crc, len(body), count, fmt.KIND_ENTRIES, self.log_id, self.generation,
+            first, term, self.end, self.durable, producer, sequence,
+        )  # fmt: skip
+        self._parts += (header, body)
+        self._slots.append(pack_slot(self.end) * count)
+        self.end += fmt.RECORD_BYTES + len(body)
+        self.next_index = first + count
+        if term != self.last_term:
+            self._begin_term(first, term)
+        self.appends += 1
+        self.entries += count
+        self.bytes += len(body)
+        if producer:
+            self.producers.record(producer, sequence, (first, count, term))
+        return first
+
+    def _begin_term(self, first: int, term: int) -> None:
+        self.last_term = term
+        try:
+            self.terms.add(first, term)
+        except OSError as error:  # no memory for a longer table: readers could not be told the truth
+            self.fail(error)
+
+    def _append_mark(self) -> None:
+        self._parts.append(fmt.pack_record_header(
+            0, 0, 0, fmt.KIND_MARK, self.log_id, self.generation,
+            self.next_index, self.last_term, self.end, self.durable, 0, 0,
+        ))  # fmt: skip
+        self.end += fmt.RECORD_BYTES
+        self.vouched = self.durable
+        self.marks += 1
+
+    @property
+    def unflushed_entries(self) -> int:
+        """Entries appended but not covered by an fsync."""
+        return self.next_index - 1 - self.durable_index
+
+    @property
+    def wants_mark(self) -> bool:
+        """Whether everything is durable but no record says so yet."""
+        return self.vouched < self.tail_entries_end <= self.durable and self.end == self.durable
+
+    # ------------------------------------------------------------ memory
+    def copy_to_ring(self) -> None:
+        """Bytes, then index slots: in place, but below no published cursor yet."""
+        if self._parts:
+            self.ring.write(self.copied, b"".join(self._parts))
+            self._parts.clear()
+            self.copied = self.end
+        if self._slots:
+            assert self.index is not None
+            self.tail_entries_end, self.vouched = self.end, self.durable  # entries came: a mark is owed again
+            self.index.write(self._slots_from, b"".join(self._slots))
+            self._slots.clear()
+            self._slots_from = self.next_index
+
+    def publish(self) -> None:
+        """Let readers see everything that was copied to the ring."""
+        control = self.control
+        # RELEASE: ring bytes and index slots were stored before; whoever ACQUIREs `published` sees them.  It is
+        # the commit word: recovery takes nothing past it.  last_index follows it, so that an index which is
+        # visible is always below `published`; SEQ_CST because followers' doorbells hang on it.
+        control.published.store(self.copied, shm.RELEASE)
+        control.last_term.store(self.last_term, shm.RELAXED)
+        control.last_index.store(self.next_index - 1, shm.SEQ_CST)
+        self.published, self.published_index = self.copied, self.next_index - 1
+        control.appends.store(self.appends, shm.RELAXED)
+        control.entries.store(self.entries, shm.RELAXED)
+        control.bytes.store(self.bytes, shm.RELAXED)
+        self.tell_unflushed()
+
+    def tell_unflushed(self) -> None:
+        """Show how much waits for an fsync."""
+        self.control.unflushed_entries.store(self.unflushed_entries, shm.RELAXED)
+        self.control.unflushed_bytes.store(self.end - self.durable, shm.RELAXED)
+
+    # ------------------------------------------------------------ disk
+    def flush(self) -> None:
+        """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good."""
+        self.copy_to_ring()
+        self.finish_job()
+        if self.copied > self.durable:
+            self.job = self.make_job()
+            self.job.run()
+            self.finish_job()
+
+    def make_job(self) -> FlushJob:
+        """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""
+        assert self.segment is not None
+        if self.failure is not None:
+            raise self.failure
+        pieces = self.ring.slices(self.written, self.copied)
+        job = FlushJob(self.segment, self.written, pieces, self.copied, self._slots_from - 1)
+        self.written = self.copied
+        self.control.written.store(self.written, shm.RELAXED)
+        return job
+
+    def finish_job(self) -> None:
+        """Wait for the job that runs, if any, and take over its result: a higher durable frontier, or failure."""
+        job = self.job
+        if job is None:
+            return
+        if job.finished is not None:
+            job.finished.wait()
+        self.job = None
+        self.fsyncs += 1
+        self.fsync_ns += int(job.seconds * 1e9)
+        self.sync_seconds = job.seconds
+        self.control.fsyncs.store(self.fsyncs, shm.RELAXED)
+        self.control.fsync_ns.store(self.fsync_ns, shm.RELAXED)
+        if job.error is not None:
+            raise self.fail(job.error)
+        self.durable, self.durable_index = job.end, job.last_index
+        self._tell_durable()
+
+    def _tell_durable(self) -> None:
+        # RELEASE then SEQ_CST: a reader that sees durable_index may rely on the fsync that preceded both.
+        self.control.durable.store(self.durable, shm.RELEASE)
+        self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
+        self._open_gate()
+        self.tell_unflushed()
+
+    def fail(self, error: OSError) -> SyncFailed:
+        """Latch FAILED; returns what to raise.
+
+        The kernel may report success on the same pages afterwards: never try again on them.
+        """
+        where = self.segment.path if self.segment is not None else self.directory
+        self.failure = SyncFailed(
+            f"writing or syncing {where} failed ({error.strerror or error}); the log is read-only now. What was "
+            "acknowledged stays readable. Check the disk, then restart the writer: it re-reads everything.",
+            errno=error.errno or errno.EIO,
+        )
+        self.control.state.store(layout.STATE_FAILED, shm.SEQ_CST)
+        self.manifest.failed, self.manifest.durable = True, self.durable
+        try:
+            save(self.files, self.directory, self.manifest)
+        except (OSError, RaftLogError):
+            pass  # the control block holds the latch too; of a disk that takes nothing, no more can be asked
+        return self.failure
+

@@ -1,0 +1,58 @@
+"""The term runs of a log from its files: beside each sealed segment, else from the headers of its records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import format as fmt
+from .catalog import SegmentInfo
+from .files import Files, join
+from .manifest import Manifest
+from .terms import Run, read_sealed_runs, write_sealed_runs
+
+
+def runs_of_log(
+    files: Files, directory: str, manifest: Manifest, segments: list[SegmentInfo], *, keep: bool = False
+) -> list[Run]:
+    """The runs of the sealed ``segments``, in order, the purge boundary's first.
+
+    ``keep``: put what had to be rebuilt beside its segment (a writer may; readers change nothing).
+    """
+    runs = [(manifest.purged_index, manifest.purged_term)] if manifest.purged_index else []
+    for info in segments:
+        if info.last_index is None or info.last_index < info.base_index:
+            continue
+        path = join(directory, fmt.terms_name(info.segment_id))
+        found = read_sealed_runs(files, path, manifest.log_id, info.segment_id)
+        if found is None:
+            found = runs_in_file(files, directory, info, info.end or 0)
+            if keep:
+                write_sealed_runs(files, path, manifest.log_id, info.segment_id, found)
+        runs += [run for run in found if run[0] <= info.last_index]
+    return merged(runs)
+
+
+def runs_in_file(files: Files, directory: str, info: SegmentInfo, end: int) -> list[Run]:
+    """The runs of a segment's records up to stream position ``end``, which have proved before."""
+    with files.opened(join(directory, fmt.segment_name(info.segment_id))) as fd:
+        data = files.pread(fd, end - info.start, fmt.DATA_OFFSET)
+    return runs_in_records(data)
+
+
+def runs_in_records(data: Any) -> list[Run]:
+    """The runs of proved records that lie back to back."""
+    runs: list[Run] = []
+    at, size, unpack = 0, len(data), fmt.RECORD_HEADER.unpack_from
+    while at + fmt.RECORD_BYTES <= size:
+        fields = unpack(data, at)
+        if fields[0] != fmt.RECORD_MAGIC:
+            break
+        if fields[4] and (not runs or runs[-1][1] != fields[10]):
+            runs.append((fields[9], fields[10]))
+        at += fmt.RECORD_BYTES + fields[3]
+    return runs
+
+
+def merged(runs: list[Run]) -> list[Run]:
+    """Neighbours of one term as one run."""
+    return [run for at, run in enumerate(runs) if at == 0 or runs[at - 1][1] != run[1]]

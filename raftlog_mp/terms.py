@@ -1,0 +1,205 @@
+"""Term runs: at which index each term begins.  Kept by the writer, read by every process without asking it.
+
+A log has few terms and many entries, so the table is small.  Terms never decrease along the log, so both columns of
+the table are sorted, and one look-up is one bisection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from sortedcontainers import SortedDict
+
+from . import format as fmt
+from . import layout, shm
+from .files import Files, join
+from .layout import TERM_EDITION_SHIFT, TERM_RUN, TERM_RUN_BYTES
+
+T = TypeVar("T")
+Run = tuple[int, int]  # first index, term
+RUNS_AT_FIRST = 4096  # of a table's first edition; a full one is followed by one twice as large
+
+
+class TermRuns:
+    """Which term each index has.  Knows nothing of where the log ends: callers bound the index."""
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self._by_index: Any = SortedDict()
+        self._by_term: Any = SortedDict()
+        for first, term in runs:
+            self.add(first, term)
+
+    def add(self, first: int, term: int) -> None:
+        """From ``first`` on entries have ``term``; nothing if they had it before."""
+        if not self._by_index or self._by_index.peekitem(-1)[1] != term:
+            self._by_index[first] = term
+            self._by_term[term] = first
+
+    def term_of(self, index: int) -> int | None:
+        """The term of the run that covers ``index``; None before the first run."""
+        at = self._by_index.bisect_right(index) - 1
+        return None if at < 0 else self._by_index.peekitem(at)[1]
+
+    def first_of(self, term: int) -> int | None:
+        """Where the run of ``term`` begins; None if there is none."""
+        first: int | None = self._by_term.get(term)
+        return first
+
+    def range_of(self, term: int) -> tuple[int, int]:
+        """First and last index that the run of ``term`` may cover; the last one has no end, a missing one is empty."""
+        first = self._by_term.get(term)
+        if first is None:
+            return 1, 0
+        end = self.end_of(first)
+        return first, layout.INDEX_MAX if end is None else end - 1
+
+    def end_of(self, index: int) -> int | None:
+        """The first index beyond the run that covers ``index``; None if it is the last run."""
+        at = self._by_index.bisect_right(index)
+        return self._by_index.peekitem(at)[0] if at < len(self._by_index) else None
+
+    def truncate_from(self, index: int) -> None:
+        """Forget runs that begin at ``index`` or later."""
+        while self._by_index and self._by_index.peekitem(-1)[0] >= index:
+            _, term = self._by_index.popitem(-1)
+            del self._by_term[term]
+
+    def purge_to(self, index: int) -> None:
+        """Forget runs that end before ``index``; the one that covers it stays: the boundary's term is known."""
+        while len(self._by_index) > 1 and self._by_index.peekitem(1)[0] <= index:
+            _, term = self._by_index.popitem(0)
+            del self._by_term[term]
+
+    def runs(self) -> list[Run]:
+        """All of them, in order."""
+        return list(self._by_index.items())
+
+    def between(self, first: int, last: int) -> list[Run]:
+        """The runs of entries ``first..last``, the first of them beginning there."""
+        at = self._by_index.bisect_right(first) - 1
+        if at < 0 or first > last:
+            at += 1
+        start = self._by_index.peekitem(at)[0] if at < len(self._by_index) else last + 1
+        keys = self._by_index.irange(start, last) if first <= last else ()
+        return [(max(key, first), self._by_index[key]) for key in keys]
+
+    def __len__(self) -> int:
+        return len(self._by_index)
+
+
+class TermTable:
+    """The writer's side: the runs, and their copy in shared memory.
+
+    Pairs are write-once.  The word ``terms`` names the edition and how many pairs count, so one store switches both.
+    """
+
+    def __init__(self, folder: str, generation: int, word: Any, runs: Iterable[Run]) -> None:
+        self._folder, self._generation, self._word = folder, generation, word
+        self.runs = TermRuns(runs)
+        self._edition = 0
+        self._mapping: shm.Mapping | None = None
+        self._capacity = self._used = 0
+        self._path = ""
+        self.publish_anew()
+
+    def add(self, first: int, term: int) -> None:
+        """A new term begins at ``first``.  Readers look only below the published index, so it may be early."""
+        before = len(self.runs)
+        self.runs.add(first, term)
+        if len(self.runs) == before:
+            return
+        if self._used == self._capacity or self._mapping is None:
+            self.publish_anew()
+            return
+        at = self._used * TERM_RUN_BYTES
+        self._mapping.data[at : at + TERM_RUN_BYTES] = TERM_RUN.pack(first, term)
+        self._used += 1
+        self._tell()
+
+    def publish_anew(self) -> None:
+        """A new edition that holds the runs as they are now: after a truncation, a reset, or when the old is full."""
+        runs = self.runs.runs()
+        self._edition += 1
+        self._capacity = max(RUNS_AT_FIRST, 2 * len(runs))
+        old_mapping, old_path = self._mapping, self._path
+        self._path = join(self._folder, fmt.terms_table_name(self._generation, self._edition))
+        self._mapping = shm.create_file(self._path, self._capacity * TERM_RUN_BYTES)
+        data = b"".join(TERM_RUN.pack(*run) for run in runs)
+        self._mapping.data[: len(data)] = data
+        self._used = len(runs)
+        self._tell()
+        if old_mapping is not None:
+            old_mapping.close()
+            shm.remove(old_path)
+
+    def _tell(self) -> None:
+        # RELEASE: the pairs are written before the word that counts them.
+        self._word.store(self._edition << TERM_EDITION_SHIFT | self._used, shm.RELEASE)
+
+    def close(self, *, remove: bool) -> None:
+        """Unmap; ``remove`` the file, too, if nobody needs it any more."""
+        if self._mapping is not None:
+            self._mapping.close()
+            self._mapping = None
+            if remove:
+                shm.remove(self._path)
+
+
+class TermReader:
+    """A reader's copy of the table, brought up to date when the word says that it grew or that there is another."""
+
+    def __init__(self, folder: str, generation: int) -> None:
+        self._folder, self._generation = folder, generation
+        self._word = -1
+        self._runs = TermRuns()
+        self._mapping: Any = None
+        self._lock = threading.Lock()
+
+    def ask(self, word: int, question: Callable[[TermRuns], T]) -> T:
+        """The answer of the runs that ``word`` names.  ``FileNotFoundError``: they are gone, look again."""
+        with self._lock:
+            return question(self._at(word))
+
+    def _at(self, word: int) -> TermRuns:
+        if word == self._word:
+            return self._runs
+        edition, count = word >> TERM_EDITION_SHIFT, word & (1 << TERM_EDITION_SHIFT) - 1
+        mapping, runs, known = self._mapping, self._runs, self._word & (1 << TERM_EDITION_SHIFT) - 1
+        if self._word < 0 or edition != self._word >> TERM_EDITION_SHIFT:
+            mapping = shm.open_file(join(self._folder, fmt.terms_table_name(self._generation, edition)))
+            runs, known = TermRuns(), 0
+        # Pairs below the count are never written again: a copy of them is true whenever it is made.
+        for first, term in TERM_RUN.iter_unpack(mapping.data[known * TERM_RUN_BYTES : count * TERM_RUN_BYTES]):
+            runs.add(first, term)
+        self._mapping, self._runs, self._word = mapping, runs, word
+        return runs
+
+
+# ---------------------------------------------------------------- beside a sealed segment
+def write_sealed_runs(files: Files, path: str, log_id: int, segment_id: int, runs: list[Run]) -> None:
+    """Put a segment's runs beside it.  Not synced: a crash may take the file; it can be rebuilt from the records."""
+    document = {"log_id": log_id, "segment_id": segment_id, "runs": [number for run in runs for number in run]}
+    temporary = path + fmt.TEMPORARY_SUFFIX
+    files.unlink(temporary)
+    fd = files.open(temporary, write=True, create=True, exclusive=True)
+    try:
+        files.pwrite(fd, fmt.pack_document(fmt.TERMS_MAGIC, document), 0)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+
+
+def read_sealed_runs(files: Files, path: str, log_id: int, segment_id: int) -> list[Run] | None:
+    """The runs beside a segment, or None if the file is missing or not exactly right (then rebuild it)."""
+    try:
+        document = fmt.read_document(fmt.TERMS_MAGIC, files.read_file(path), path)
+    except FileNotFoundError:
+        return None
+    if document is None or (document.get("log_id"), document.get("segment_id")) != (log_id, segment_id):
+        return None
+    numbers = document.get("runs")
+    if not isinstance(numbers, list) or len(numbers) % 2:
+        return None
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
