@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -21,40 +20,13 @@ from .files import join
 from .index import ActiveIndex, pack_slot, write_sealed
 from .layout import NOTHING_REMOVED
 from .manifest import save
-from .pipeline import Pipeline
+from .pipeline import Batch, Carried, Change, Pipeline
 from .segment import SegmentWriter
 from .terms import Run, write_sealed_runs
 from .types import HardState, LogId
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
-
-
-class Carried(NamedTuple):
-    """Records that enter the log together with the segment that they open: durable before it is listed."""
-
-    data: bytes
-    slots: bytes
-    runs: list[Run]
-    last_index: int
-    last_term: int
-
-
-class Change(NamedTuple):
-    """A step that takes entries off the log: what the manifest lists afterwards, and what readers are told."""
-
-    removed: int  # lowest index that goes, or NOTHING_REMOVED
-    purged: LogId
-    commit_index: int
-
-
-class Batch(NamedTuple):
-    """A verified batch that waits for its indexes."""
-
-    body: bytes
-    body_crc: int
-    count: int  # type: ignore[assignment]  # shadows tuple.count
-    term: int
 
 
 class Journal(Pipeline):

@@ -13,10 +13,11 @@ from crc32c import crc32c
 
 from . import errors, layout
 from . import format as fmt
-from .journal import Batch, Journal
+from .journal import Journal
 from .lane import Completion
 from .layout import ENTRY_RUN, ENTRY_RUN_BYTES, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
 from .matching import Committed, Match, Mismatch, Standing, decide
+from .pipeline import Batch
 from .protocol import unpack_hard_state
 from .types import HardState, LogId
 

@@ -12,6 +12,7 @@ All methods run in the writer's main thread.  A :class:`FlushJob` is the one thi
 from __future__ import annotations
 
 import errno
+from typing import NamedTuple
 
 from . import format as fmt
 from . import layout, shm
@@ -26,8 +27,35 @@ from .producers import Producers
 from .ring import RingWriter
 from .segment import SegmentWriter
 from .syncer import FlushJob
-from .terms import TermTable
-from .types import HardState
+from .terms import Run, TermTable
+from .types import HardState, LogId
+
+
+class Carried(NamedTuple):
+    """Records that enter the log together with the segment that they open: durable before it is listed."""
+
+    data: bytes
+    slots: bytes
+    runs: list[Run]
+    last_index: int
+    last_term: int
+
+
+class Change(NamedTuple):
+    """A step that takes entries off the log: what the manifest lists afterwards, and what readers are told."""
+
+    removed: int  # lowest index that goes, or NOTHING_REMOVED
+    purged: LogId
+    commit_index: int
+
+
+class Batch(NamedTuple):
+    """A verified batch that waits for its indexes."""
+
+    body: bytes
+    body_crc: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count
+    term: int
 
 
 class Pipeline:

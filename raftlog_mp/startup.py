@@ -11,8 +11,9 @@ from . import format as fmt
 from .config import LogConfig
 from .control import create_control, open_control
 from .files import Files, join
-from .journal import Carried, Journal
+from .journal import Journal
 from .manifest import Manifest, shm_folder
+from .pipeline import Carried
 from .place import check_place
 from .recovery import Plan, apply_plan, make_plan
 from .ring import RingWriter
