@@ -381,6 +381,6 @@ class Journal(Pipeline):
         if self.index is not None and clean and self.failure is None:
             self.index.close()
         self.ring.close()
+        self.terms.close(remove=clean and self.failure is None)
         if clean and self.failure is None:
-            self.terms.close(remove=True)
             shm.remove(join(self.folder, fmt.ring_name(self.generation)))  # nothing in it that the files lack

@@ -19,6 +19,7 @@ from raftlog_mp.files import Files
 from raftlog_mp.format import RecordHeader
 from raftlog_mp.journal import Journal
 from raftlog_mp.recovery import Plan
+from raftlog_mp.sweeper import remove_segment
 
 Entries = dict[int, tuple[int, bytes]]  # index -> (term, payload)
 
@@ -81,12 +82,15 @@ def kill(journal: Journal) -> None:
         journal.segment.close()
     if journal.index is not None:
         journal.index._mapping.close()
+    journal.terms.close(remove=False)
     journal.ring.close()
     journal.control.close()
 
 
 def stop(journal: Journal) -> None:
     """An orderly end."""
+    for info in journal.take_dead():
+        remove_segment(journal.files, journal.directory, info.segment_id)
     journal.close(clean=True)
     journal.control.close()
 

@@ -13,6 +13,7 @@ from raftlog_mp.files import Files
 from raftlog_mp.intake import Intake
 from raftlog_mp.lane import Completion, LaneConsumer, LaneProducer
 from raftlog_mp.sessions import Peer
+from raftlog_mp.types import HardState
 
 from .journals import commit, entries_of, kill, open_log, stop
 
@@ -64,7 +65,7 @@ class Bench:
     def __init__(self, directory: str, *, files: Files | None = None, hard_term: int = 0, **settings: Any) -> None:
         self.directory = directory
         self.journal, _ = open_log(directory, files, **settings)
-        self.journal.control.hard_term.store(hard_term, shm.RELAXED)
+        self.journal.hard = HardState(hard_term)
         self.clients: list[Peer] = []
         self.bad: list[tuple[Peer, str]] = []  # dropped, and why
         self.has_room = True  # whether making room helps

@@ -80,7 +80,7 @@ class Followed:
             getattr(self.journal.control, name).store(value, shm.SEQ_CST)
 
     def follow(self, start: int = 1, upto: str = "visible", timeout: float | None = 0.0) -> Follower:
-        return Follower(self.reader, self.link, start, upto, timeout)
+        return Follower(self.reader, self.link, start, None, upto, timeout)
 
     def restart(self) -> None:
         """The writer dies and the next one serves."""

@@ -51,11 +51,20 @@ def test_sealed_index_round_trip(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.idx"]
 
 
-@pytest.mark.parametrize("wrong", [(8, 2, 10, 4), (9, 3, 10, 4), (9, 2, 11, 4), (9, 2, 10, 3), (9, 2, 10, 5)])
+@pytest.mark.parametrize("wrong", [(8, 2, 10, 4), (9, 3, 10, 4), (9, 2, 11, 4), (9, 2, 10, 5)])
 def test_an_index_of_something_else_is_not_used(tmp_path: Path, wrong: tuple[int, int, int, int]) -> None:
     path = str(tmp_path / "x.idx")
     index.write_sealed(FILES, path, 9, 2, 10, SLOTS)
     assert index.open_sealed(FILES, path, *wrong) is None
+
+
+def test_a_segment_that_lost_its_end_keeps_its_index(tmp_path: Path) -> None:
+    """A truncation takes entries off a sealed segment; the file beside it still has the slots of all of them."""
+    path = str(tmp_path / "x.idx")
+    index.write_sealed(FILES, path, 9, 2, 10, SLOTS)
+    reader = index.open_sealed(FILES, path, 9, 2, 10, 3)
+    assert reader is not None and list(reader.slots)[:3] == [0, 88, 88]
+    reader.close()
 
 
 def test_a_missing_cut_or_damaged_index_is_not_used(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ MALFORMED: dict[str, tuple[bytes, dict[str, int]]] = {
     "no entries": (b"", {"count": 0}),
     "no entries, but bytes": (b"hello", {"count": 0}),
     "kind of nothing": (b"hello", {"kind": 0}),
-    "unknown kind": (b"hello", {"kind": 2}),
+    "unknown kind": (b"hello", {"kind": 77}),
     "unknown kind of batch": (PAIR, {"kind": 0xFFFF, "count": 2}),
     "unknown flag": (b"hello", {"flags": 2}),
     "unknown flag beside the term's": (b"hello", {"flags": 3, "term": 1}),

@@ -169,9 +169,9 @@ def test_max_bytes_of_payload_but_one_entry_at_least(
 
 
 def test_records_are_those_that_hold_the_range(batches: Reader) -> None:
-    found = [(fields[9], fields[4], len(body)) for fields, body in batches.records(2, 7)]
-    assert [(base, count) for base, count, _ in found] == [(1, 3), (4, 1), (5, 4)]
-    assert found[1][2] == 4
+    found = [(fields[9], fields[4], len(body), low, high) for fields, body, low, high in batches.records(2, 7)]
+    assert [one[:2] for one in found] == [(1, 3), (4, 1), (5, 4)] and found[1][2] == 4
+    assert [one[3:] for one in found] == [(2, 4), (4, 5), (5, 7)], "which entries of each record are wanted"
 
 
 def test_a_range_over_marks_rolls_ring_and_files(log_dir: str) -> None:

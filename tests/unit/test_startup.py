@@ -182,7 +182,8 @@ def test_a_new_generation_has_new_shared_files_and_removes_the_old(log_dir: str)
     journal, _ = open_log(log_dir)
     assert old.superseded_by.load(shm.ACQUIRE) == 2 and old.catalog_version.load(shm.ACQUIRE) != version
     active = fmt.active_index_name(2, journal.segment.header.segment_id)
-    assert set(shm.names(os.path.join(log_dir, "shm"))) == {fmt.control_name(2), fmt.ring_name(2), active}
+    terms = fmt.terms_table_name(2, 1)
+    assert set(shm.names(os.path.join(log_dir, "shm"))) == {fmt.control_name(2), fmt.ring_name(2), active, terms}
     assert journal.control.generation.load(shm.ACQUIRE) == 2
     assert journal.control.catalog_version.load(shm.ACQUIRE) > version
     old.close()
