@@ -51,9 +51,9 @@ CONTROL_WORDS: dict[str, int] = {
     "active_base": 304,  # index of the active segment's first entry
     "active_start": 312,  # its first stream position
     "hard_term": 320,
-    "hard_version": 344,  # version of the hard state that is durable
     "commit_index": 328,
     "terms": 336,  # edition of the table of term runs << 40 | runs in it
+    "hard_version": 344,  # version of the hard state that is durable
     # Fence of truncation, replacement, purge and reset: odd while one is under way.
     "epoch": 384,
     # Doorbell: 1 while the writer sleeps.

@@ -202,13 +202,13 @@ def test_documented_names_magics_and_kinds() -> None:
     names = {row["name"] for row in TABLES["Files"]}
     assert names == {
         fmt.LOCK_NAME, fmt.START_NAME, fmt.HARD_STATE_NAME, fmt.MANIFEST_NAME, fmt.WRITER_LOG_NAME, fmt.SOCKET_NAME,
-        fmt.SHM_NAME + "/", fmt.QUARANTINE_NAME + "/", "ID.seg", "ID.idx", "*.tmp",
+        fmt.SHM_NAME + "/", fmt.QUARANTINE_NAME + "/", "ID.seg", "ID.idx", "ID.trm", "*.tmp",
     }  # fmt: skip
     magics = {row["structure"]: row["magic"] for row in TABLES["Magics"]}
     assert magics == {
         "record": fmt.RECORD_MAGIC.hex(" "), "segment header": fmt.SEGMENT_MAGIC.decode(),
         "seal": fmt.SEAL_MAGIC.decode(), "index": fmt.INDEX_MAGIC.decode(), "manifest": fmt.MANIFEST_MAGIC.decode(),
-        "hard state": fmt.HARD_STATE_MAGIC.decode(),
+        "hard state": fmt.HARD_STATE_MAGIC.decode(), "term runs": fmt.TERMS_MAGIC.decode(),
     }  # fmt: skip
     kinds = {row["kind"]: row["name"] for row in TABLES["Kinds of records"]}
     assert kinds == {

@@ -85,7 +85,15 @@ def test_documented_submission_and_completion() -> None:
 def test_documented_statuses() -> None:
     for row in TABLES["Statuses"]:
         assert getattr(layout, row["name"]) == int(row["status"])
-    assert len(TABLES["Statuses"]) == layout.TERM_REQUIRED + 1
+    assert len(TABLES["Statuses"]) == layout.VOTED + 1
+
+
+def test_documented_kinds_of_submissions() -> None:
+    text = (DOCS / "shared_memory.md").read_text(encoding="utf-8")
+    for name, value in vars(layout).items():
+        if name.startswith("SUBMIT_"):
+            assert f"| {value} | `{name}` |" in text
+    assert f"A run header is {layout.ENTRY_RUN_BYTES} bytes" in text
 
 
 def test_documented_sizes() -> None:
