@@ -6,7 +6,6 @@ the position and index that were looked for; bytes from a segment file must prov
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -118,11 +117,13 @@ class Reader:
             view = self.view()
             epoch = view.control.epoch.load(shm.ACQUIRE)
             if not epoch & 1:
-                with contextlib.suppress(FileNotFoundError):  # the table of term runs: another edition by now
+                try:
                     found = look(view)
                     # `look` loads with ACQUIRE: an epoch that is still the same was never odd in between.
                     if view.control.epoch.load(shm.ACQUIRE) == epoch:
                         return found
+                except FileNotFoundError:  # the table of term runs: another edition by now, or the writer is gone
+                    self._source.find_terms(view)
             self._link.look()
             if not self._link.connected and tries > TRIES:
                 break  # the writer died in the middle of a change

@@ -218,6 +218,12 @@ class Source:
         self._catalog, self._manifest = Catalog(found.segments), found
         return active
 
+    def find_terms(self, view: Any) -> None:
+        """The table of term runs went with a writer that ended in order: from now on the files tell."""
+        found = manifest.load(self._files, self._directory)
+        if found.clean and found.generation == view.generation:
+            view.terms = _FileTerms(self._files, self._directory, found, Plan(segments=found.segments))
+
     def index_of(self, info: SegmentInfo, segment: SegmentReader) -> IndexReader:
         """The index of a segment: its file, or rebuilt from its records if that is missing or damaged."""
         found = self._manifest

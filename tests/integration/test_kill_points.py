@@ -145,7 +145,7 @@ def test_a_reader_that_never_waits_sees_the_writer_after_the_next(
 def test_killed_before_each_of_the_first_calls_of_a_start(log_dir: str, strategy: str) -> None:
     """Start-up after start-up is killed, one rename later each time; nothing is lost and nothing is doubled."""
     with orphaned(log_dir, strategy) as (log, tickets):
-        for number in range(1, 4):
+        for number in (1, 2):
             for moment in ("before", "after"):
                 start_and_die(log_dir, ("files.Files.rename", moment, number))
         with rl.start_writer(log_dir):

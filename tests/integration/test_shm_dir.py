@@ -67,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 # ---------------------------------------------------------------- found again
 def test_a_reader_without_a_writer_serves_what_only_the_ring_holds(log_dir: str, folder: Path) -> None:
     place = crash(log_dir, folder)
-    assert names(place) == {"control", "ring", "index"}
+    assert names(place) == {"control", "ring", "index", "terms"}
     before = {path: path.stat().st_mtime_ns for path in (*Path(log_dir).iterdir(), *place.iterdir())}
     with rl.open_reader(log_dir) as reader:
         assert_holds(reader, COUNT)
@@ -89,7 +89,7 @@ def test_a_new_writer_takes_what_only_the_ring_holds(log_dir: str, folder: Path,
         assert log.durable_index == COUNT and not log.stats().loss_possible
         fill(log, COUNT + 1, COUNT + 11)
         new = new_folder / f"raftlog-{log.uuid}" if new_folder else Path(log_dir) / "shm"
-        assert names(new) == {"control", "ring", "index"} and len(list(new.iterdir())) == 3
+        assert names(new) == {"control", "ring", "index", "terms"} and len(list(new.iterdir())) == 4
         assert new == old or names(old) == set()  # nothing of the dead writer takes memory
     with rl.open_reader(log_dir) as reader:
         assert_holds(reader, COUNT + 10)
@@ -133,7 +133,7 @@ def test_a_clean_stop_needs_the_folder_no_more(log_dir: str, folder: Path, strat
     with rl.start_writer(log_dir), rl.open_log(log_dir, autostart=False) as log:
         assert_holds(log, COUNT)
         assert not log.stats().loss_possible
-        assert log.config.shm_dir == str(folder) and names(place) == {"control", "ring", "index"}
+        assert log.config.shm_dir == str(folder) and names(place) == {"control", "ring", "index", "terms"}
 
 
 def test_two_logs_share_a_folder(tmp_path: Path, folder: Path) -> None:
