@@ -217,6 +217,9 @@ class LogConfig:
         """Read settings from a TOML file: top-level keys, or a ``[raftlog_mp]`` table."""
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            message = f"{path} cannot be read: {error.strerror}"
+            raise ConfigError(message, field="path", value=str(path), allowed="a TOML file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             message = f"{path} is not valid TOML: {error}"
             raise ConfigError(message, field="path", value=str(path), allowed="a TOML file") from None

@@ -13,6 +13,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .errors import NotALog
+
 PathLike = str | os.PathLike[str]
 
 
@@ -206,7 +208,9 @@ class Files:
 
 
 def real_path(path: PathLike) -> str:
-    """Absolute form of what a user gave."""
+    """Absolute form of what a user gave.  :class:`NotALog` for an empty path."""
+    if not os.fspath(path):
+        raise NotALog("an empty path is no place for a log; give a directory, '.' for the current one")
     return os.path.abspath(os.fsdecode(path))
 
 

@@ -334,6 +334,16 @@ def read_document(magic: bytes, raw: bytes, what: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def document_holds(raw: bytes) -> bool:
+    """Whether a document's checksum holds, whatever its version says: rot, or really a newer version?"""
+    if len(raw) < _ENVELOPE.size + _LENGTH.size:
+        return False
+    crc = _ENVELOPE.unpack_from(raw)[2]
+    end = _ENVELOPE.size + _LENGTH.size + _LENGTH.unpack_from(raw, _ENVELOPE.size)[0]
+    fields = raw[_ENVELOPE.size : end]
+    return bool(end <= len(raw) and crc32c(raw[: _ENVELOPE_HEAD.size] + fields) == crc)
+
+
 # ---------------------------------------------------------------- how a run of records can end
 ZERO = "zero"  # nothing but zeros to the end
 BAD = "bad"  # bytes that are no record, or fail a checksum

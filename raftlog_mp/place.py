@@ -18,6 +18,7 @@ _OWN_NAMES = {
 def check_place(files: Files, directory: str, *, create: bool) -> bool:
     """Whether there is a log at ``directory`` (False: a new one may be created).  Raises what speaks against it."""
     try:
+        check_name(files, directory)
         if not files.is_dir(directory):
             if files.exists(directory) and not files.is_dir(directory):  # somebody may just have created it
                 raise errors.NotALog(f"{directory} is a file, not the directory of a log; give a directory")
@@ -34,6 +35,17 @@ def check_place(files: Files, directory: str, *, create: bool) -> bool:
     except PermissionError:
         raise errors.AccessDenied(f"{directory} cannot be read by user {wakeup.user_id()}") from None
     return False
+
+
+def check_name(files: Files, directory: str) -> None:
+    """:class:`NotALog` for a path that no file system takes."""
+    try:
+        files.is_dir(directory)
+    except (OSError, ValueError) as error:
+        if isinstance(error, (PermissionError, NotADirectoryError)):
+            raise
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise errors.NotALog(f"{directory[:80]!r} is no path for a log: {why}") from None
 
 
 def prepare_directory(files: Files, directory: str) -> None:

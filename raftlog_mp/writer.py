@@ -362,6 +362,7 @@ def serve(
     """Own the log at ``directory`` and serve it until stopped.  Raises the reason if it cannot."""
     files = Files()
     place.check_place(files, directory, create=True)
+    place.check_owner(files, directory)
     place.prepare_directory(files, directory)
     lock = take_lock(files, directory)
     try:

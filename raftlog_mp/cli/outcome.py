@@ -46,7 +46,8 @@ def explain(error: BaseException) -> int:
         complain(str(error))
         return code_of(error)
     if isinstance(error, OSError):
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        # The library names the file in every error of its own: what has no name here is our output.
+        complain(f"{error.filename or 'the output cannot be written'}: {error.strerror or error}")
         return UNUSABLE
     raise error
 

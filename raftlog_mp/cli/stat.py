@@ -21,7 +21,7 @@ Row = tuple[str, Callable[[LogStats], str], str]
 # group -> rows of (name, value, meaning).  A name is the JSON key of its number, so that people and scripts agree.
 GROUPS: dict[str, list[Row]] = {
     "writer": [
-        ("state", lambda s: s.state, "running, stopped, or failed: the disk failed"),
+        ("state", lambda s: s.state, "running, stopped, crashed (the next writer recovers), or failed (the disk)"),
         ("writer_pid", lambda s: str(s.writer_pid) if s.writer_pid else "none", "process that owns the log"),
         ("generation", lambda s: screen.count(s.generation), "writers that have served this log"),
         ("strategy", lambda s: s.strategy, "what an append waits for"),

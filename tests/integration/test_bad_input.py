@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 from support.processes import BentWriter, script, writer_pids
 
 import raftlog_mp as rl
@@ -268,3 +269,48 @@ def test_closed_handle_gives_everything_back(log_dir: str) -> None:
             assert handle.get(1) is not None
             handle.close()
         assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_path_that_no_file_system_takes(tmp_path: Path) -> None:
+    for path in (tmp_path / ("z" * 300), f"{tmp_path}/a\0b", ""):
+        for use in (rl.open_log, rl.open_reader, rl.start_writer, rl.stop_writer):
+            with pytest.raises(rl.NotALog, match="path"):
+                use(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_of_somebody_else_says_so(log_dir: str) -> None:
+    """As root's files in a user's log would: the directory can be listed, the file cannot be read."""
+    with rl.open_log(log_dir) as log:
+        log.append(b"x")
+    rl.stop_writer(log_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        def refused(_: object, path: str) -> bytes:
+            raise PermissionError(13, "Permission denied", path)
+
+        patch.setattr("raftlog_mp.files.Files.read_file", refused)
+        with pytest.raises(rl.AccessDenied, match="manifest"):
+            rl.open_reader(log_dir)
+
+
+def test_a_hard_state_of_a_newer_release_in_one_slot(log_dir: str) -> None:
+    """A newer release that crashed between its two slots: the older slot may revert its vote, so nothing is opened."""
+    with rl.open_log(log_dir) as log:
+        log.append(b"x")
+    rl.stop_writer(log_dir)
+    path = Path(log_dir, "hard_state")
+    good = path.read_bytes()
+    for slot in (0, fmt.HARD_STATE_SLOT_BYTES):
+        raw = bytearray(good)
+        end = slot + 24 + int.from_bytes(raw[slot + 16 : slot + 24], "little")
+        raw[slot + 8 : slot + 12] = (2).to_bytes(4, "little")
+        crc = crc32c(bytes(raw[slot : slot + 12]) + bytes(raw[slot + 16 : end]))
+        raw[slot + 12 : slot + 16] = crc.to_bytes(4, "little")
+        path.write_bytes(raw)
+        with pytest.raises(rl.VersionMismatch):
+            rl.start_writer(log_dir)
+        raw[slot + 12] ^= 1  # the same version, but rot: the other slot decides
+        path.write_bytes(raw)
+        with rl.start_writer(log_dir):
+            pass
+        path.write_bytes(good)

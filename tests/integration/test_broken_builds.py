@@ -44,6 +44,32 @@ def test_answering_before_the_bytes_are_there_is_noticed(log_dir: str, strategy:
     assert bool(problems) == (bend is not None)
 
 
+@pytest.mark.parametrize("bend", [None, "publish_first"])
+@pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
+def test_publishing_before_the_payload_is_noticed(log_dir: str, strategy: str, bend: str | None) -> None:
+    """Whoever still maps the dead writer's memory must find every entry up to its last_index there."""
+    config = rl.LogConfig(strategy=strategy, **SMALL)
+    die = None if bend else ["pipeline.Pipeline.publish", "after", 5]
+    with BentWriter(log_dir, config, bend=bend, die=die) as writer:
+        assert writer.line() == "serving"
+        with rl.open_log(log_dir, autostart=False, timeout=60.0) as log, rl.open_reader(log_dir) as reader:
+            assert reader.last_index == 0
+            for number in range(50):
+                ticket = log.submit([payload(number)])
+                wait_until("an answer", lambda t=ticket: t.done() or writer.process.poll() is not None)  # type: ignore[misc]
+                if writer.process.poll() is not None:
+                    break
+            last = reader._reader.view().control.last_index.load()
+            found: list[bytes | None] = []
+            for index in range(1, last + 1):
+                try:
+                    entry = reader.get(index)
+                    found.append(entry.payload if entry is not None else None)
+                except rl.RaftLogError:
+                    found.append(None)
+    assert last > 0 and (found == [payload(number) for number in range(last)]) == (bend is None)
+
+
 @pytest.mark.parametrize("bend", [None, "forget_sent"])
 @pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
 def test_forgetting_what_was_sent_is_noticed(log_dir: str, strategy: str, bend: str | None) -> None:

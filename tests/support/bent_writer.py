@@ -5,7 +5,7 @@ Run as ``python bent_writer.py DIR SPEC``, SPEC a JSON map::
     config   LogConfig.as_dict(), or null to adopt the stored one
     linger   whether to exit when the last client left
     die      [dotted name, "before" | "after" | "inside", call number]: SIGKILL itself at that call
-    bend     "publish_early" | "forget_sent" | "skip_sync": a broken build, for the negative controls
+    bend     "publish_early" | "publish_first" | "forget_sent" | "skip_sync": a broken build, for the negative controls
 
 It prints one line once it serves.  Nothing of this is in the product: everything is patched from outside.
 """
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from raftlog_mp import files, producers, writer
+from raftlog_mp import files, pipeline, producers, shm, writer
 from raftlog_mp import format as fmt
 from raftlog_mp.config import LogConfig
 
@@ -76,6 +76,21 @@ def forget_sent() -> None:
     producers.Producers.look_up = lambda self, producer, sequence: (producers.NEW, None)  # type: ignore[method-assign]
 
 
+def publish_first() -> None:
+    """The commit word and last_index move before ring bytes and slots are in place; the fifth time it dies between."""
+    copy, rounds = pipeline.Pipeline.copy_to_ring, iter(range(1, 10**9))
+
+    def bent(self: Any) -> None:
+        if self._parts:
+            self.control.published.store(self.end, shm.SEQ_CST)
+            self.control.last_index.store(self.next_index - 1, shm.SEQ_CST)
+            if next(rounds) == 5:
+                die()
+        copy(self)
+
+    pipeline.Pipeline.copy_to_ring = bent  # type: ignore[method-assign]
+
+
 def skip_sync() -> None:
     """fdatasync and fsync do nothing."""
     files.Files.sync = files.Files.sync_all = lambda self, fd: None  # type: ignore[method-assign]
@@ -84,7 +99,7 @@ def skip_sync() -> None:
 class PowerCut:
     """Remembers what every synced file held; :meth:`strike` puts that back, as if the power had gone."""
 
-    def __init__(self, *, believe_syncs: bool) -> None:
+    def __init__(self) -> None:
         self._writes: dict[tuple[int, int], list[tuple[int, bytes]]] = {}  # by device and inode: old bytes, not synced
         pwrite, sync, sync_all = files.Files.pwrite, files.Files.sync, files.Files.sync_all
         self._kept: dict[tuple[int, int], int] = {}  # a descriptor of our own for each file that was written
@@ -96,8 +111,7 @@ class PowerCut:
         def noted(real: Callable[..., None]) -> Callable[..., None]:
             def call(this: Any, fd: int) -> None:
                 real(this, fd)
-                if believe_syncs:
-                    self._writes.pop(self._file(fd), None)
+                self._writes.pop(self._file(fd), None)
 
             return call
 
@@ -122,7 +136,7 @@ class PowerCut:
 
 
 BENDS: dict[str, Callable[[], None]] = {
-    "publish_early": publish_early, "forget_sent": forget_sent, "skip_sync": skip_sync,
+    "publish_early": publish_early, "publish_first": publish_first, "forget_sent": forget_sent, "skip_sync": skip_sync,
 }  # fmt: skip
 
 
@@ -130,7 +144,7 @@ def main(directory: str, text: str) -> None:
     """Serve ``directory`` as ``SPEC`` says."""
     spec = json.loads(text)
     if spec.get("power_cut"):
-        cut = PowerCut(believe_syncs=spec.get("bend") != "skip_sync")
+        cut = PowerCut()
         signal.signal(signal.SIGUSR1, cut.strike)
     if spec.get("bend"):
         BENDS[spec["bend"]]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,9 +34,14 @@ def wait_until(what: str, condition: Callable[[], Any], patience_s: float = PATI
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Whether the process, any thread of it, still runs: a first thread that has ended may leave others behind."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        states = []
+        for task in tasks:
+            with contextlib.suppress(OSError):
+                states.append((task / "stat").read_text().rsplit(")", 1)[1].split()[0])
+        return any(state not in "ZX" for state in states)
     return False
 
 
@@ -45,10 +51,14 @@ def wait_dead(pid: int) -> None:
 
 
 def kill9(pid: int) -> None:
-    """SIGKILL, and wait for the end."""
+    """SIGKILL, and wait for the end: a pidfd tells it only when the last thread, with files and locks, has gone."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    wait_dead(pid)
+        watch = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([watch], [], [], PATIENCE_S)[0], f"process {pid} does not end"
+        finally:
+            os.close(watch)
 
 
 class Child:
