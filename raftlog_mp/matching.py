@@ -48,6 +48,8 @@ class Match:
 
 def decide(prev: LogId, runs: Sequence[tuple[int, int]], here: Standing) -> Match | Mismatch | Committed:
     """What AppendEntries does to this log.  ``runs``: (term, entries) in order, the first of them after ``prev``."""
+    if prev == here.last:
+        return Match(skip=0)  # the usual case: the leader knows where this log ends
     mismatch = _check_previous(prev, runs, here)
     if mismatch is not None:
         return mismatch

@@ -44,7 +44,7 @@ class Orders:
         execute, sequence = self._kinds.get(fields[1]), fields[6]
         if execute is None or fields[7] > INDEX_MAX or fields[8] > TERM_MAX:
             return sequence, layout.MALFORMED, 0, 0, 0, 0
-        self.news = True
+        self.news |= fields[1] != layout.SUBMIT_ENTRIES
         try:
             return execute(fields, body, producer)
         except errors.SyncFailed as failed:
@@ -91,6 +91,7 @@ class Orders:
             case Match(skip, cut):
                 rest = _without(batches, skip)
                 if cut is not None:
+                    self.news = True
                     journal.replace_from(cut, rest, producer, sequence)
                 elif rest and not self._append(rest, producer, sequence):
                     return None

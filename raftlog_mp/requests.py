@@ -11,7 +11,7 @@ from crc32c import crc32c
 
 from . import errors, layout
 from . import format as fmt
-from .answers import as_bytes, check_term, too_large
+from .answers import check_payloads, check_term, too_large
 from .client import Client
 from .config import check_integer
 from .layout import ENTRY_RUN, FLAG_TERM_GIVEN, INDEX_MAX
@@ -19,6 +19,7 @@ from .protocol import HARD_STATE_BYTES_MAX, pack_hard_state
 from .types import AppendResult, Entry, HardState, LogId
 
 Timeout = float | None
+_TERM, _INDEX, _PAYLOAD = attrgetter("term"), attrgetter("index"), attrgetter("payload")
 
 
 class Requests:
@@ -34,6 +35,18 @@ class Requests:
         prev, entries = check_log_id("prev", prev), list(entries)
         check_term(leader_term)
         runs = check_entries(prev, entries, leader_term)
+        table, bodies = self._pack(runs, timeout)
+        head = (*_flagged(leader_term, len(runs)), crc32c(table), leader_term or 0)
+        status, first, count, term, detail = self._client.ask(
+            layout.SUBMIT_ENTRIES, head, b"".join((table, *bodies)), prev.index, prev.term, timeout
+        )
+        last = LogId(count, first)
+        if status == layout.MISMATCH:
+            return AppendResult(False, None, last, LogId(term, detail))
+        return AppendResult(True, entries[-1].log_id if entries else prev, last, None)
+
+    def _pack(self, runs: list[tuple[int, list[bytes]]], timeout: Timeout) -> tuple[bytes, list[bytes]]:
+        """Run headers and bodies, within the limits of the writer."""
         entry_limit, batch_limit = self._client.limits(timeout)
         heads, bodies = [], []
         for term, payloads in runs:
@@ -43,18 +56,10 @@ class Requests:
             body = payloads[0] if len(payloads) == 1 else fmt.pack_body(payloads)
             heads.append(ENTRY_RUN.pack(term, len(payloads), len(body), crc32c(body), 0))
             bodies.append(body)
-        size = sum(map(len, bodies)) + (len(bodies) - 1) * fmt.RECORD_BYTES
+        size = sum(map(len, bodies)) + max(0, len(bodies) - 1) * fmt.RECORD_BYTES
         if size > batch_limit:
             raise too_large("batch", size, batch_limit)
-        table = b"".join(heads)
-        head = (*_flagged(leader_term, len(heads)), crc32c(table), leader_term or 0)
-        status, first, count, term, detail = self._client.ask(
-            layout.SUBMIT_ENTRIES, head, b"".join((table, *bodies)), prev.index, prev.term, timeout
-        )
-        last = LogId(count, first)
-        if status == layout.MISMATCH:
-            return AppendResult(False, None, last, LogId(term, detail))
-        return AppendResult(True, entries[-1].log_id if entries else prev, last, None)
+        return b"".join(heads), bodies
 
     def truncate_from(self, index: int, leader_term: int | None, timeout: Timeout) -> None:
         """See :meth:`Log.truncate_from`."""
@@ -129,19 +134,18 @@ def check_entries(prev: LogId, entries: list[Entry], leader_term: int | None) ->
     """
     if not entries:
         return []
-    indexes = [entry.index for entry in entries]
+    indexes = list(map(_INDEX, entries))
     if indexes != list(range(prev.index + 1, prev.index + 1 + len(entries))):
         raise errors.IndexGap(
             f"the entries' indexes {_short(indexes)} do not follow prev={prev} one by one; nothing was changed",
             last_index=prev.index,
         )
-    terms = [entry.term for entry in entries]
+    terms = list(map(_TERM, entries))
     if terms.count(terms[0]) == len(terms):
         check_term(terms[0])
-        runs = [(terms[0], [as_bytes(entry.payload) for entry in entries])]
+        runs = [(terms[0], check_payloads(map(_PAYLOAD, entries)))]
     else:
-        groups = groupby(entries, attrgetter("term"))
-        runs = [(term, [as_bytes(entry.payload) for entry in group]) for term, group in groups]
+        runs = [(term, check_payloads(map(_PAYLOAD, group))) for term, group in groupby(entries, _TERM)]
         for term, _ in runs:
             check_term(term)
     lowest = prev.term
