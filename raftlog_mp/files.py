@@ -6,6 +6,7 @@ loses, keeps, reorders or tears what was not synced.  Nothing here decides; erro
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -164,7 +165,11 @@ class Files:
         finally:
             self.close(fd)
         self.rename(temporary, path)
-        self.sync_dir(os.path.dirname(path))
+        try:
+            self.sync_dir(os.path.dirname(path))
+        except OSError as error:
+            # Which of the two a crash would leave, nobody can tell: whatever the reason, this is no "nothing changed".
+            raise OSError(errno.EIO, f"replaced, but not known to be durable: {error.strerror}", path) from error
 
     # ------------------------------------------------------------ locks
     def lock(self, fd: int) -> bool:

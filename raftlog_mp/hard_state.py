@@ -50,6 +50,7 @@ def heal(files: Files, directory: str) -> tuple[HardState, int]:
         # The good slot is not touched: at every moment one slot holds the newest state.
         bad = 0 if raw[: len(slot)] != slot else 1
         with files.opened(hard_state_path(directory), write=True) as fd:
+            files.sync(fd)  # it may have been written and not synced before its writer was killed
             files.pwrite(fd, slot, bad * fmt.HARD_STATE_SLOT_BYTES)
             files.sync(fd)
     return state, version

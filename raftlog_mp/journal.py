@@ -22,7 +22,7 @@ from .layout import NOTHING_REMOVED
 from .manifest import save
 from .pipeline import Batch, Carried, Change, Pipeline
 from .segment import SegmentWriter
-from .terms import Run, write_sealed_runs
+from .terms import Run, TermRuns, write_sealed_runs
 from .types import HardState, LogId
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -85,7 +85,8 @@ class Journal(Pipeline):
             self._settle()  # the boundary must never lie beyond what the files hold
         manifest, before = self.manifest, (self.manifest.segments, self.purged, self.manifest.durable)
         purged = LogId(self.terms.runs.term_of(index) or 0, index)
-        kept = [info for info in manifest.segments if not info.sealed or (info.last_index or 0) > index]
+        newest = manifest.segments[-1]  # goes on, or was sealed by a roll that found no space: the next one follows it
+        kept = [info for info in manifest.segments if info is newest or (info.last_index or 0) > index]
         dead = [info for info in manifest.segments if info not in kept]
         self.control.open_change(NOTHING_REMOVED)
         try:
@@ -155,9 +156,11 @@ class Journal(Pipeline):
             count = len(carried.slots) // fmt.SLOT_BYTES
         head = self._head_of_segment(base_index, previous_term, carried)
         info = self._describe(base_index, previous_term, kept, len(head) + fmt.RECORD_BYTES + body_bytes, count)
-        segment, index = self._create_segment(info), None
+        segment, index, table = self._create_segment(info), None, None
         try:
             index = self._create_index(info)
+            if change is not None:
+                table = self.terms.stage(self._runs_after(base_index, change.purged, carried))
             if any(one.segment_id == active_id for one in kept):
                 self._seal_active()
                 before = (sealed, *before[1:])
@@ -169,16 +172,19 @@ class Journal(Pipeline):
                 manifest.purged_term, manifest.purged_index = change.purged
                 manifest.commit_index = change.commit_index
             manifest.segments, manifest.next_segment_id = [*kept, info], info.segment_id + 1
-            manifest.durable, manifest.settled = self.durable, False
+            manifest.durable, manifest.settled = self.end + len(head), False  # vouches for what the segment begins with
             save(self.files, self.directory, manifest)
         except OSError as error:
             manifest.segments, manifest.next_segment_id, purged, manifest.commit_index = before
-            manifest.purged_term, manifest.purged_index = purged
+            manifest.durable, (manifest.purged_term, manifest.purged_index) = self.durable, purged
             self.control.close_change(happened=False)
+            self.terms.discard(table)
             self._give_up(segment, index, error)
             raise self._space_error(error, segment.path) from error
         self.dead += [one for one in sealed if all(one.segment_id != other.segment_id for other in kept)]
         self._adopt(segment, index, info)
+        if table is not None:
+            self.terms.adopt(table)
         self._stand_at(base_index, previous_term, head, carried, change)
         self.control.close_change(happened=True)
 
@@ -199,7 +205,6 @@ class Journal(Pipeline):
         if change is not None:
             self._tell_purged(change.purged)
             self.control.commit_index.store(change.commit_index, shm.SEQ_CST)
-            self._retell_terms(base_index, change.purged, carried)
         if carried is not None:
             self.index.write(base_index, carried.slots)
             self.next_index, self.last_term = carried.last_index + 1, carried.last_term
@@ -243,19 +248,12 @@ class Journal(Pipeline):
         before = sum(batch.count for batch in batches[:-1])
         return (index + before, batches[-1].count, batches[-1].term) if batches else (index, 0, 0)
 
-    def _retell_terms(self, index: int, purged: LogId, carried: Carried | None) -> None:
-        runs = self.terms.runs
-        runs.truncate_from(index)
-        if purged.index >= index - 1:
-            runs.truncate_from(0)
-            if purged.index:
-                runs.add(purged.index, purged.term)
-        for run in carried.runs if carried is not None else ():
-            runs.add(*run)
-        try:
-            self.terms.publish_anew()
-        except OSError as error:  # no memory for the table: readers could not be told the truth
-            self.fail(error)
+    def _runs_after(self, index: int, purged: LogId, carried: Carried | None) -> TermRuns:
+        """The term runs as they are once the entries from ``index`` on are replaced."""
+        kept = [run for run in self.terms.runs.runs() if run[0] < index] if purged.index < index - 1 else []
+        if not kept and purged.index:
+            kept = [(purged.index, purged.term)]
+        return TermRuns([*kept, *(carried.runs if carried is not None else ())])
 
     def _head_of_segment(self, base_index: int, term: int, carried: Carried | None) -> bytes:
         """What opens a segment: records that come with it, and a snapshot of the exactly-once table."""

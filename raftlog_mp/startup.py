@@ -8,6 +8,7 @@ import uuid
 
 from . import errors, hard_state, layout, manifest, probe, shm, wakeup
 from . import format as fmt
+from .catalog import SegmentInfo
 from .config import LogConfig
 from .control import create_control, open_control
 from .files import Files, join
@@ -95,7 +96,8 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     apply_plan(files, directory, found, plan)
     found.commit_index = min(max(found.commit_index, plan.commit_index), plan.last_index)
     dropped = [info for info in found.segments if (info.last_index or 0) < max(info.base_index, found.purged_index + 1)]
-    found.segments = [info for info in found.segments if info not in dropped]
+    # The newest segment stays listed until the roll below has put the exactly-once table into a newer one.
+    found.segments = [info for info in found.segments if info not in dropped or info is found.segments[-1]]
     found.generation += 1  # durable before any record, control block or lane carries it
     found.clean, found.settled = False, True
     found.config, found.strategy, found.shm_dir = config.as_dict(), config.strategy.value, config.shm_dir
@@ -103,13 +105,15 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     # find the old generation in the manifest, and with it that ring.  The roll below saves the new one.
     if not (plan.ring_to_new_segment and plan.ring_bytes):
         manifest.save(files, directory, found)
-    journal = _make_journal(files, directory, found, config, plan)
+    journal = _make_journal(files, directory, found, config, plan, dropped)
     journal.dead += dropped + plan.dead
     journal.old_folder = old_folder
     return journal
 
 
-def _make_journal(files: Files, directory: str, found: Manifest, config: LogConfig, plan: Plan) -> Journal:
+def _make_journal(
+    files: Files, directory: str, found: Manifest, config: LogConfig, plan: Plan, dropped: list[SegmentInfo]
+) -> Journal:
     folder = shm_folder(directory, found)
     shm.make_folder(folder)
     carried = None
@@ -137,6 +141,7 @@ def _make_journal(files: Files, directory: str, found: Manifest, config: LogConf
         files, directory, config, found, control, RingWriter(mapping, control.floor, end), plan.producers, folder,
         end, last_index, last_term, terms,
     )  # fmt: skip
+    found.segments = [info for info in found.segments if info not in dropped]
     journal.roll(carried=carried)
     return journal
 

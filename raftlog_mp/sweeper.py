@@ -44,6 +44,6 @@ class Sweeper:
 
 
 def remove_segment(files: Files, directory: str, segment_id: int) -> None:
-    """Unlink a segment and what stands beside it."""
-    for name in (fmt.segment_name(segment_id), fmt.index_name(segment_id), fmt.terms_name(segment_id)):
+    """Unlink what stands beside a segment, then the segment: as long as it is there, the next start finds it."""
+    for name in (fmt.index_name(segment_id), fmt.terms_name(segment_id), fmt.segment_name(segment_id)):
         files.unlink(join(directory, name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict
@@ -89,6 +90,18 @@ class TermRuns:
         return len(self._by_index)
 
 
+@dataclass(slots=True)
+class Edition:
+    """One file of the table."""
+
+    number: int
+    path: str
+    mapping: shm.Mapping
+    capacity: int
+    runs: TermRuns
+    used: int
+
+
 class TermTable:
     """The writer's side: the runs, and their copy in shared memory.
 
@@ -97,12 +110,14 @@ class TermTable:
 
     def __init__(self, folder: str, generation: int, word: Any, runs: Iterable[Run]) -> None:
         self._folder, self._generation, self._word = folder, generation, word
-        self.runs = TermRuns(runs)
-        self._edition = 0
-        self._mapping: shm.Mapping | None = None
-        self._capacity = self._used = 0
-        self._path = ""
-        self.publish_anew()
+        self._number = 0
+        self._edition = self.stage(TermRuns(runs))
+        self._tell()
+
+    @property
+    def runs(self) -> TermRuns:
+        """The runs of the edition in force."""
+        return self._edition.runs
 
     def add(self, first: int, term: int) -> None:
         """A new term begins at ``first``.  Readers look only below the published index, so it may be early."""
@@ -110,41 +125,47 @@ class TermTable:
         self.runs.add(first, term)
         if len(self.runs) == before:
             return
-        if self._used == self._capacity or self._mapping is None:
-            self.publish_anew()
+        edition = self._edition
+        if edition.used == edition.capacity:
+            self.adopt(self.stage(edition.runs))
             return
-        at = self._used * TERM_RUN_BYTES
-        self._mapping.data[at : at + TERM_RUN_BYTES] = TERM_RUN.pack(first, term)
-        self._used += 1
+        at = edition.used * TERM_RUN_BYTES
+        edition.mapping.data[at : at + TERM_RUN_BYTES] = TERM_RUN.pack(first, term)
+        edition.used += 1
         self._tell()
 
-    def publish_anew(self) -> None:
-        """A new edition that holds the runs as they are now: after a truncation, a reset, or when the old is full."""
-        runs = self.runs.runs()
-        self._edition += 1
-        self._capacity = max(RUNS_AT_FIRST, 2 * len(runs))
-        old_mapping, old_path = self._mapping, self._path
-        self._path = join(self._folder, fmt.terms_table_name(self._generation, self._edition))
-        self._mapping = shm.create_file(self._path, self._capacity * TERM_RUN_BYTES)
-        data = b"".join(TERM_RUN.pack(*run) for run in runs)
-        self._mapping.data[: len(data)] = data
-        self._used = len(runs)
+    def stage(self, runs: TermRuns) -> Edition:
+        """Another edition that holds ``runs``, not told to anybody yet.  ``OSError`` if there is no memory for it."""
+        self._number += 1
+        path = join(self._folder, fmt.terms_table_name(self._generation, self._number))
+        capacity = max(RUNS_AT_FIRST, 2 * len(runs))
+        mapping = shm.create_file(path, capacity * TERM_RUN_BYTES)
+        data = b"".join(TERM_RUN.pack(*run) for run in runs.runs())
+        mapping.data[: len(data)] = data
+        return Edition(self._number, path, mapping, capacity, runs, len(runs))
+
+    def adopt(self, edition: Edition) -> None:
+        """From now on ``edition`` counts."""
+        old, self._edition = self._edition, edition
         self._tell()
-        if old_mapping is not None:
-            old_mapping.close()
-            shm.remove(old_path)
+        self.discard(old)
+
+    def discard(self, edition: Edition | None) -> None:
+        """Remove an edition that does not count; readers that map it keep it."""
+        if edition is not None:
+            edition.mapping.close()
+            shm.remove(edition.path)
 
     def _tell(self) -> None:
         # RELEASE: the pairs are written before the word that counts them.
-        self._word.store(self._edition << TERM_EDITION_SHIFT | self._used, shm.RELEASE)
+        self._word.store(self._edition.number << TERM_EDITION_SHIFT | self._edition.used, shm.RELEASE)
 
     def close(self, *, remove: bool) -> None:
         """Unmap; ``remove`` the file, too, if nobody needs it any more."""
-        if self._mapping is not None:
-            self._mapping.close()
-            self._mapping = None
-            if remove:
-                shm.remove(self._path)
+        if remove:
+            self.discard(self._edition)
+        else:
+            self._edition.mapping.close()
 
 
 class TermReader:
