@@ -54,11 +54,8 @@ class Control:
         self._history(number).store(lowest, shm.SEQ_CST)
 
     def lowest_removed(self, since_epoch: int, epoch: int) -> int | None:
-        """The lowest index that the changes between two epochs removed; None if that is forgotten.
-
-        An odd ``epoch`` is that of a writer that died in the middle of a change: it may have come about.
-        """
-        first, last = since_epoch // 2 + 1, (epoch + 1) // 2
+        """The lowest index that the changes between two even epochs removed; None if that is forgotten."""
+        first, last = since_epoch // 2 + 1, epoch // 2
         lowest = min((self._history(n).load(shm.SEQ_CST) for n in range(first, last + 1)), default=NOTHING_REMOVED)
         # Slots are reused: they said what was asked for only if the writer has not come round to the first of them.
         return None if (self.epoch.load(shm.SEQ_CST) + 1) // 2 - first >= HISTORY_SLOTS else lowest

@@ -11,7 +11,7 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .errors import NotALog
@@ -154,8 +154,11 @@ class Files:
         finally:
             self.close(fd)
 
-    def write_file(self, path: str, data: bytes) -> None:
-        """Put ``data`` at ``path`` atomically and durably: temporary file, fsync, rename, fsync of the directory."""
+    def write_file(self, path: str, data: bytes, *, ready: Callable[[], None] | None = None) -> None:
+        """Put ``data`` at ``path`` atomically and durably: temporary file, fsync, rename, fsync of the directory.
+
+        ``ready()`` is called when everything but the rename is done.
+        """
         temporary = path + ".tmp"
         self.unlink(temporary)
         fd = self.open(temporary, write=True, create=True, exclusive=True)
@@ -164,6 +167,8 @@ class Files:
             self.sync_all(fd)
         finally:
             self.close(fd)
+        if ready is not None:
+            ready()
         self.rename(temporary, path)
         try:
             self.sync_dir(os.path.dirname(path))

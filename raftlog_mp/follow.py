@@ -78,7 +78,8 @@ class Follower(Iterator[Entry]):
         if now.view is before.view:
             removed = [now.view.control.lowest_removed(before.epoch, now.epoch)]
         else:  # another writer: what the old one did before it ended, and all that the new one has done
-            last_epoch = before.view.control.epoch.load(shm.SEQ_CST)
+            # An odd epoch: it died in a change, which came about or not.  What the log holds now tells.
+            last_epoch = before.view.control.epoch.load(shm.SEQ_CST) & ~1
             removed = [before.view.control.lowest_removed(before.epoch, last_epoch),
                        now.view.control.lowest_removed(0, now.epoch)]  # fmt: skip
         # A history that is forgotten (None) leaves the term to tell: enough in Raft, where an index and a term name
@@ -106,12 +107,12 @@ class Follower(Iterator[Entry]):
         if limit < self._next:
             deadline = FOREVER if self._timeout is None else wakeup.now() + self._timeout
             moved = self._link.wait(
-                lambda: self._limit() >= self._next or not self._reader.calm(self._era), deadline, WANTS_PROGRESS
+                lambda: self._limit() >= self._next or self._reader.era() != self._era, deadline, WANTS_PROGRESS
             )
             if not moved:
                 raise StopIteration
             self._check()
-            if not self._reader.calm(self._era):
+            if self._reader.era() != self._era:
                 self._look_back()
             limit = self._limit()
         first = self._reader.view().control.first_index.load(shm.ACQUIRE)
@@ -122,7 +123,7 @@ class Follower(Iterator[Entry]):
         with contextlib.suppress(Overtaken):  # then the era has changed: the caller looks back, and again
             stop = min(limit + 1, self._next + BATCH_ENTRIES)
             entries = self._reader.read(self._next, stop, BATCH_BYTES)
-            if self._reader.calm(self._era):
+            if self._reader.era() == self._era:
                 self._buffer.extend(entries)
             else:
                 self._look_back()

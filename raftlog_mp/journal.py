@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from functools import partial
 
 from crc32c import crc32c
 
@@ -88,11 +89,10 @@ class Journal(Pipeline):
         newest = manifest.segments[-1]  # goes on, or was sealed by a roll that found no space: the next one follows it
         kept = [info for info in manifest.segments if info is newest or (info.last_index or 0) > index]
         dead = [info for info in manifest.segments if info not in kept]
-        self.control.open_change(NOTHING_REMOVED)
         try:
             manifest.segments, manifest.durable = kept, self.durable
             manifest.purged_index, manifest.purged_term = purged.index, purged.term
-            save(self.files, self.directory, manifest)
+            save(self.files, self.directory, manifest, ready=partial(self.control.open_change, NOTHING_REMOVED))
         except OSError as error:
             manifest.segments, (manifest.purged_term, manifest.purged_index), manifest.durable = before
             self.control.close_change(happened=False)
@@ -167,13 +167,14 @@ class Journal(Pipeline):
             # The head is durable before the manifest lists the segment: recovery reads no older table for it.
             segment.write(self.end, [head])
             segment.sync()
+            ready = None
             if change is not None:
-                self.control.open_change(change.removed)
+                ready = partial(self.control.open_change, change.removed)
                 manifest.purged_term, manifest.purged_index = change.purged
                 manifest.commit_index = change.commit_index
             manifest.segments, manifest.next_segment_id = [*kept, info], info.segment_id + 1
             manifest.durable, manifest.settled = self.end + len(head), False  # vouches for what the segment begins with
-            save(self.files, self.directory, manifest)
+            save(self.files, self.directory, manifest, ready=ready)
         except OSError as error:
             manifest.segments, manifest.next_segment_id, purged, manifest.commit_index = before
             manifest.durable, (manifest.purged_term, manifest.purged_index) = self.durable, purged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
@@ -100,6 +101,7 @@ def missing(files: Files, directory: str) -> NotALog | CorruptLog:
     )
 
 
-def save(files: Files, directory: str, manifest: Manifest) -> None:
-    """Replace the manifest.  Durable on return."""
-    files.write_file(manifest_path(directory), fmt.pack_document(fmt.MANIFEST_MAGIC, manifest.as_dict()))
+def save(files: Files, directory: str, manifest: Manifest, *, ready: Callable[[], None] | None = None) -> None:
+    """Replace the manifest.  Durable on return; ``ready()`` is called when everything but the rename is done."""
+    document = fmt.pack_document(fmt.MANIFEST_MAGIC, manifest.as_dict())
+    files.write_file(manifest_path(directory), document, ready=ready)

@@ -59,8 +59,12 @@ class Reader:
                 view = self._source.view()
                 # Odd: manifest, words and index do not fit together now.  Even and the same afterwards: they did.
                 epoch = view.control.epoch.load(shm.ACQUIRE)
+                if epoch & 1:
+                    if not self._source.outlast(view) and view is self._view:
+                        return  # its writer died in a change, and there is no other: the map we hold stays readable
+                    continue
                 version = view.control.catalog_version.load(shm.ACQUIRE)
-                active = self._source.refresh(view) if not epoch & 1 else None
+                active = self._source.refresh(view)
                 if active is not None:
                     if (version, epoch) == (
                         view.control.catalog_version.load(shm.ACQUIRE), view.control.epoch.load(shm.ACQUIRE),
@@ -113,22 +117,24 @@ class Reader:
 
     def steady(self, look: Callable[[Any], T]) -> T:
         """What ``look(view)`` finds while no truncation, purge or reset is under way: words that fit together."""
-        for tries in range(TRIES * 10):
+        for _ in range(TRIES):
             view = self.view()
             epoch = view.control.epoch.load(shm.ACQUIRE)
-            if not epoch & 1:
-                try:
-                    found = look(view)
-                    # `look` loads with ACQUIRE: an epoch that is still the same was never odd in between.
-                    if view.control.epoch.load(shm.ACQUIRE) == epoch:
-                        return found
-                except FileNotFoundError:  # the table of term runs: another edition by now, or the writer is gone
-                    self._source.find_terms(view)
-            self._link.look()
-            if not self._link.connected and tries > TRIES:
-                break  # the writer died in the middle of a change
-            wakeup.pause(RETRY_SECONDS / 10)
-        raise errors.WriterUnavailable(f"{self._directory} is in the middle of a change; try again")
+            if epoch & 1:
+                if not self._source.outlast(view):
+                    break
+                continue
+            try:
+                found = look(view)
+                # `look` loads with ACQUIRE: an epoch that is still the same was never odd in between.
+                if view.control.epoch.load(shm.ACQUIRE) == epoch:
+                    return found
+            except FileNotFoundError:  # the table of term runs: another edition by now, or the writer is gone
+                self._source.find_terms(view)
+                wakeup.pause(RETRY_SECONDS / 10)
+        raise errors.WriterUnavailable(
+            f"{self._directory} kept changing, or its writer died in the middle of a change; try again"
+        )
 
     # ------------------------------------------------------------ one entry
     def get(self, index: int) -> Entry | None:

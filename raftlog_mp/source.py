@@ -24,6 +24,8 @@ from .terms import TermRuns
 
 T = TypeVar("T")
 NO_INDEX = 1 << 63  # beyond every index: an active index that holds nothing
+CHANGE_SECONDS_MAX = 60.0  # that a reader waits for a living writer in the middle of a change: an fsync may take long
+NEXT_WRITER_SECONDS = 1.0  # that it waits for another if that one is gone
 LOOK_SECONDS = 0.05  # how often a reader without a writer looks whether one has appeared
 
 
@@ -186,6 +188,27 @@ class Source:
                 latest = manifest.load(self._files, self._directory)
                 if latest.generation != self._file_view.generation:  # a writer came and went
                     self._file_view = self._read_files()
+
+    def outlast(self, view: Any) -> bool:
+        """Wait until the change in ``view`` is over; if its writer is gone, turn to the next one or to the files.
+
+        False if there is neither, or if a living writer takes longer than anybody should wait.
+        """
+        until = wakeup.now() + CHANGE_SECONDS_MAX
+        while view.control.epoch.load(shm.ACQUIRE) & 1 and wakeup.now() < until:
+            self.link.look()
+            if not self.link.connected or self.link.view is not view:
+                break
+            wakeup.pause(LOOK_SECONDS / 50)
+        else:
+            return not view.control.epoch.load(shm.ACQUIRE) & 1
+        if self._files_allowed:
+            self.forget(view)
+            return True
+        try:
+            return self.link.ensure(wakeup.now() + NEXT_WRITER_SECONDS) is not view
+        except errors.WriterUnavailable:
+            return False
 
     def forget(self, view: Any) -> None:
         """Let go of a view whose writer ended before its catalog could be read; the files serve instead."""
