@@ -36,9 +36,9 @@ class Control:
 
         Readers that look for a new catalog wait for the change's end.
         """
+        self.tell_removed(removed)  # nobody asks for this slot before the change is complete
         # SEQ_CST, as all words of a change: whoever sees one of the stores that follow sees the odd epoch, too.
         self.epoch.store(self.epoch.load(shm.RELAXED) | 1, shm.SEQ_CST)
-        self.tell_removed(removed)
 
     def close_change(self, *, happened: bool) -> None:
         """The change is complete, or nothing came of it."""
@@ -49,8 +49,8 @@ class Control:
             self.epoch.store(epoch + 1, shm.SEQ_CST)
 
     def tell_removed(self, lowest: int) -> None:
-        """Inside a change: the lowest index that it takes off the log's end."""
-        number = (self.epoch.load(shm.RELAXED) + 1) // 2
+        """The lowest index that the change under way, or the next one, takes off the log's end."""
+        number = ((self.epoch.load(shm.RELAXED) | 1) + 1) // 2
         self._history(number).store(lowest, shm.SEQ_CST)
 
     def lowest_removed(self, since_epoch: int, epoch: int) -> int | None:
@@ -58,7 +58,8 @@ class Control:
         first, last = since_epoch // 2 + 1, epoch // 2
         lowest = min((self._history(n).load(shm.SEQ_CST) for n in range(first, last + 1)), default=NOTHING_REMOVED)
         # Slots are reused: they said what was asked for only if the writer has not come round to the first of them.
-        return None if (self.epoch.load(shm.SEQ_CST) + 1) // 2 - first >= HISTORY_SLOTS else lowest
+        # The slot of the next change may be in use already.
+        return None if (self.epoch.load(shm.SEQ_CST) + 1) // 2 + 1 - first >= HISTORY_SLOTS else lowest
 
     def _history(self, number: int) -> Any:
         return self._mapping.cell(HISTORY_OFFSET + number % HISTORY_SLOTS * 8)

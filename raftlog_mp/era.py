@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from . import errors
+
 
 class Overtaken(Exception):
     """The log was truncated, purged, reset or taken over while it was read: what was read so far may not fit together.
@@ -18,3 +20,15 @@ class Era(NamedTuple):
     view: Any
     version: int  # of the catalog
     epoch: int  # of truncations, purges and resets
+
+
+class Gone:
+    """Stands in for everything a closed reader had."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def _raise(self, *_: Any) -> Any:
+        raise errors.LogClosed(f"this handle of {self._directory} was closed; open a new one")
+
+    __call__ = __iter__ = __getattr__ = _raise

@@ -117,12 +117,14 @@ class Follower(Iterator[Entry]):
             limit = self._limit()
         first = self._reader.view().control.first_index.load(shm.ACQUIRE)
         if self._next < first:
+            if self._reader.era() != self._era:
+                self._look_back()  # what was yielded may be gone: that comes first
             raise compacted(self._next, first)
         if limit < self._next:
             return
         with contextlib.suppress(Overtaken):  # then the era has changed: the caller looks back, and again
             stop = min(limit + 1, self._next + BATCH_ENTRIES)
-            entries = self._reader.read(self._next, stop, BATCH_BYTES)
+            entries = self._reader.read(self._next, stop, BATCH_BYTES, self._era)
             if self._reader.era() == self._era:
                 self._buffer.extend(entries)
             else:

@@ -82,7 +82,7 @@ class Journal(Pipeline):
 
     def purge_to(self, index: int) -> None:
         """Entries up to ``index`` are gone for readers and for ever; durable on return.  Their files go later."""
-        if index > self.durable_index:
+        if index > self.durable_index or self.failure is not None:
             self._settle()  # the boundary must never lie beyond what the files hold
         manifest, before = self.manifest, (self.manifest.segments, self.purged, self.manifest.durable)
         purged = LogId(self.terms.runs.term_of(index) or 0, index)
@@ -111,6 +111,8 @@ class Journal(Pipeline):
         try:
             hard_state.save(self.files, self.directory, state, version)
         except OSError as error:
+            if error.errno in SHORTAGES:  # it could not even be opened
+                raise self._space_error(error, self.directory) from error
             raise self.fail(error) from error
         self.hard = state
         control.hard_term.store(state.term, shm.RELEASE)
@@ -137,6 +139,8 @@ class Journal(Pipeline):
     # ------------------------------------------------------------ a new segment
     def _settle(self) -> None:
         """Everything is durable and published: no sync is in flight that could raise a frontier later."""
+        if self.failure is not None:
+            raise self.failure
         self.flush()
         if self.config.strategy == "mem_first" or self.published < self.copied:
             self.publish()
@@ -295,12 +299,14 @@ class Journal(Pipeline):
             self.log_id, info.segment_id, info.generation, info.base_index, info.start,
             info.previous_end, info.previous_term, info.file_bytes, info.index_slots,
         )  # fmt: skip
-        path = join(self.directory, fmt.segment_name(info.segment_id))
+        path, segment = join(self.directory, fmt.segment_name(info.segment_id)), None
         try:
             self.files.unlink(path)  # of a creation that failed before the manifest knew of it
             segment = SegmentWriter(self.files, path, header)
             self.files.sync_dir(self.directory)
         except OSError as error:
+            if segment is not None:
+                self._give_up(segment, None, error)
             raise self._space_error(error, path) from error
         return segment
 

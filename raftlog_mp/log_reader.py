@@ -65,6 +65,7 @@ class LogReader:
         check_integer("max_bytes", max_bytes, optional=True)
         self._link.check_open()
         for _ in range(TRIES):
+            era = self._reader.era()
             first, last, _ = self._reader.steady(bounds)
             if start < first:
                 raise compacted(start, first)
@@ -73,7 +74,7 @@ class LogReader:
                 self._source.check_readable(start)
                 return []
             try:
-                return self._reader.read(start, end, max_bytes)
+                return self._reader.read(start, end, max_bytes, era)
             except Overtaken:  # truncated, purged or reset under us: what was read so far may be gone
                 continue
         raise errors.WriterUnavailable(f"{self.path} kept changing while it was read; try again")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from . import errors, shm, wakeup
 from . import format as fmt
 from .catalog import SegmentInfo
-from .era import Era, Overtaken
+from .era import Era, Gone, Overtaken
 from .files import Files, join
 from .index import IndexReader
 from .link import RETRY_SECONDS
@@ -144,7 +144,7 @@ class Reader:
         # The order matters: last_index first (it acquires everything published up to it), then the catalog version:
         # a roll that happened before `index` was published is then visible, so the map used below is new enough.
         inside = self._first() <= index <= self._last()
-        if self._version() != self._seen:
+        while self._version() != self._seen:
             self._settle()
             inside = self._first() <= index <= self._last()
         if not inside:
@@ -199,11 +199,14 @@ class Reader:
         return Entry(fields[10], index, payloads[index - base])
 
     # ------------------------------------------------------------ ranges
-    def read(self, start: int, stop: int, max_bytes: int | None) -> list[Entry]:
-        """Entries ``start..stop-1``; ends early after ``max_bytes`` of payload, but holds at least one entry."""
+    def read(self, start: int, stop: int, max_bytes: int | None, era: Era | None = None) -> list[Entry]:
+        """Entries ``start..stop-1``; ends early after ``max_bytes`` of payload, but holds at least one entry.
+
+        ``era``: when the caller saw that these entries are there; :class:`Overtaken` if that is no longer so.
+        """
         entries: list[Entry] = []
         budget = max_bytes
-        for fields, body, low, high in self.records(start, stop):
+        for fields, body, low, high in self.records(start, stop, era):
             term, base, count = fields[10], fields[9], fields[4]
             if count == 1:
                 batch = [Entry(term, base, body)]
@@ -220,13 +223,13 @@ class Reader:
                 entries.append(entry)
         return entries
 
-    def records(self, start: int, stop: int) -> Iterator[tuple[Fields, bytes, int, int]]:
+    def records(self, start: int, stop: int, era: Era | None = None) -> Iterator[tuple[Fields, bytes, int, int]]:
         """``(header fields, body, low, high)`` of the records that hold entries ``start..stop-1``, in order, proved.
 
         ``low..high-1`` are the wanted entries of the record: a truncation may have cut a batch.  :class:`Overtaken` if
         something was taken off the log since the first of them was looked for.
         """
-        index, tries, era = start, 0, self.era()
+        index, tries, era = start, 0, era or self.era()
         while index < stop:
             if not self.calm(era):
                 now = self.era()
@@ -299,7 +302,10 @@ class Reader:
             raise self._damage(None, 0, index, index)
         base, active_slots, _ = self._active
         if index >= base:
-            return info, active_slots[index - base]
+            position = active_slots[index - base] if index - base < len(active_slots) else -1
+            if position < info.start:  # a slot that was never written: the log was longer when the caller looked
+                raise Overtaken
+            return info, position
         slots = self._index(info)
         at = index - slots.base_index
         if not 0 <= at < len(slots.slots):
@@ -383,18 +389,6 @@ class Reader:
             self._segments.clear()
             self._indexes.clear()
             self._batch = (None, -1, [])
-            gone: Any = _Gone(self._directory)
+            gone: Any = Gone(self._directory)
             self._view = self._ring = self._active = gone
             self._first = self._last = self._version = self._published = self._durable = gone
-
-
-class _Gone:
-    """Stands in for everything a closed reader had."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-
-    def _raise(self, *_: Any) -> Any:
-        raise errors.LogClosed(f"this handle of {self._directory} was closed; open a new one")
-
-    __call__ = __iter__ = __getattr__ = _raise

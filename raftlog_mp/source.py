@@ -159,8 +159,10 @@ class Source:
             if not live.control.superseded_by.load(shm.ACQUIRE):
                 return live
             self.link.renew(live)
-            if self.link.view is not live or not self._files_allowed:
-                return self.link.view
+            if self.link.view is not live:
+                return self.link.view or self.view()
+            if not self._files_allowed:
+                return self.link.ensure(wakeup.now())  # that view is known to be wrong: another writer, or none
             self.link.forget_view(live)  # the newer writer is gone as well: the files know what it did
             self._file_view = None
         if self._file_view is not None:

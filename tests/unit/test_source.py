@@ -203,7 +203,7 @@ def test_a_superseded_view_is_left_for_its_successor(log_dir: str) -> None:
 def test_a_superseded_view_whose_successor_is_gone_too(
     log_dir: str, monkeypatch: pytest.MonkeyPatch, files_allowed: bool
 ) -> None:
-    """A reader reads the files, anew; a client, which will need a writer anyway, keeps what it has."""
+    """A reader reads the files, anew; a client asks for a writer: what it has is known to be wrong."""
     monkeypatch.setattr(source, "LOOK_SECONDS", float("inf"))
     stop(open_log(log_dir)[0])
     source_, link = source_of(log_dir, files_allowed=files_allowed)
@@ -218,7 +218,9 @@ def test_a_superseded_view_whose_successor_is_gone_too(
     if files_allowed:
         assert isinstance(source_.view(), FileView) and words(source_.view(), "last_index") == (1,)
     else:
-        assert source_.view() is superseded and link.asked == ["renew"]
+        with pytest.raises(WriterUnavailable):
+            source_.view()
+        assert link.asked == ["renew", "ensure"]
 
 
 def test_forget_lets_go_of_the_view_in_force_only(log_dir: str) -> None:
