@@ -103,6 +103,8 @@ class Follower(Iterator[Entry]):
         return self._reader.steady(look)
 
     def _fill(self) -> None:
+        if self._reader.era() != self._era:
+            self._look_back()  # looking at the frontiers may have shown it; entries are only taken from our own era
         limit = self._limit()
         if limit < self._next:
             deadline = FOREVER if self._timeout is None else wakeup.now() + self._timeout
