@@ -67,7 +67,8 @@ class Journal(Pipeline):
         """In one durable step: the log is empty and goes on after ``boundary``.  The hard state stays."""
         self._settle()
         self.producers.record(producer, sequence, (boundary.index + 1, 0, boundary.term))
-        commit = max(self.manifest.commit_index, boundary.index) if boundary.index else 0
+        commit = self.manifest.commit_index  # 0 = unset stays so; else the snapshot covers what is committed
+        commit = max(commit, boundary.index) if commit else 0
         change = Change(boundary.index + 1, boundary, commit)
         self._begin_or_forget(producer, sequence, boundary.index + 1, boundary.term, None, change)
 

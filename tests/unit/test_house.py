@@ -33,7 +33,7 @@ LAYERS = (
     "log_reader lifecycle",  # the public handles
     "log",
     "__init__",
-    "cli",
+    "cli testing",
     "__main__",
 )
 LAYER = {name: number for number, line in enumerate(LAYERS) for name in line.split()}
