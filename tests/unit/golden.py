@@ -31,6 +31,8 @@ MANIFEST = {
     "purged_index": 4, "purged_term": 1, "durable": END, "clean": True, "settled": True, "failed": False,
     "loss_possible": False, "shm_dir": None, "evidence": [], "commit_index": 6,
 }  # fmt: skip
+RUNS = [(5, 1), (6, 2)]
+TERMS = {"log_id": LOG_ID, "segment_id": 2, "runs": [5, 1, 6, 2]}
 HARD_STATES = ({"term": 2, "voted_for": "n1", "version": 7}, {"term": 2, "voted_for": "n1", "version": 7})
 
 
@@ -67,4 +69,5 @@ def files() -> dict[str, bytes]:
         "v1_index": fmt.pack_index(INDEX, INDEX_SLOTS),
         "v1_manifest": fmt.pack_document(fmt.MANIFEST_MAGIC, MANIFEST),
         "v1_hard_state": hard,
+        "v1_terms": fmt.pack_document(fmt.TERMS_MAGIC, TERMS),
     }

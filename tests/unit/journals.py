@@ -13,11 +13,13 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp import manifest, place, recovery, segment, startup
+from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.config import KIB, MIB, LogConfig
 from raftlog_mp.errors import CorruptLog, SyncFailed
 from raftlog_mp.files import Files
 from raftlog_mp.format import RecordHeader
 from raftlog_mp.journal import Journal
+from raftlog_mp.manifest import Manifest
 from raftlog_mp.recovery import Plan
 from raftlog_mp.sweeper import remove_segment
 
@@ -125,29 +127,41 @@ def failed_log(directory: str, strategy: str) -> Entries:
 
 def records_of(directory: str) -> list[tuple[RecordHeader, bytes]]:
     """Every record of every live segment of a log whose segments are all sealed, each checked."""
-    files, found = Files(), []
-    state = manifest.load(files, directory)
-    for info in state.segments:
-        assert info.end is not None, "the segment is not sealed"
-        data = files.read_file(os.path.join(directory, fmt.segment_name(info.segment_id)))
-        header = recovery.expected_header(state, info)
-        assert fmt.read_segment_header(data) == header
-        scan = segment.scan_records(
-            data, header, info.generation, limit=info.end, on_record=lambda *record: found.append(record)
-        )
-        assert scan.end == info.end
-        assert scan.last_index == info.last_index
+    state = manifest.load(Files(), directory)
+    return [found for info in state.segments for found in records_in(directory, state, info)]
+
+
+def records_in(directory: str, state: Manifest, info: SegmentInfo) -> list[tuple[RecordHeader, bytes]]:
+    """Every record of one sealed segment, each checked; those of truncated entries, too."""
+    found: list[tuple[RecordHeader, bytes]] = []
+    assert info.end is not None and info.last_index is not None, "the segment is not sealed"
+    data = Files().read_file(os.path.join(directory, fmt.segment_name(info.segment_id)))
+    header = recovery.expected_header(state, info)
+    assert fmt.read_segment_header(data) == header
+    scan = segment.scan_records(
+        data, header, info.generation, limit=info.end, on_record=lambda *record: found.append(record)
+    )
+    assert scan.end == info.end
+    assert scan.last_index >= info.last_index
     return found
 
 
 def entries_of(directory: str) -> Entries:
-    """The whole log, from its files alone."""
+    """The whole log, from its files alone: the entries that the manifest counts, contiguous behind the boundary."""
     entries: Entries = {}
-    for record, body in records_of(directory):
-        if record.kind == fmt.KIND_ENTRIES:
-            for index, payload in enumerate(fmt.unpack_body(body, record.count), record.base_index):
-                assert index == len(entries) + 1, "indexes are contiguous"
-                entries[index] = (record.term, payload)
+    state = manifest.load(Files(), directory)
+    following = None
+    for info in state.segments:
+        assert following in (None, info.base_index), "segments are contiguous"
+        following = (info.last_index or 0) + 1
+        index = info.base_index
+        for record, body in records_in(directory, state, info):
+            for payload in fmt.unpack_body(body, record.count) if record.kind == fmt.KIND_ENTRIES else ():
+                if state.purged_index < index < following:
+                    entries[index] = (record.term, payload)
+                index += 1
+    first = state.purged_index + 1
+    assert list(entries) == list(range(first, first + len(entries))), "indexes are contiguous from the boundary on"
     return entries
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raftlog_mp import format as fmt
-from raftlog_mp.catalog import Catalog, SegmentInfo
+from raftlog_mp.catalog import Catalog, SegmentInfo, clipped
 
 ONE = SegmentInfo(1, 1, 1, 0, 0, 0, 65536, 100, end=500, last_index=10, last_term=1)
 TWO = SegmentInfo(2, 1, 11, 500, 500, 1, 65536, 100, end=900, last_index=20, last_term=2)
@@ -55,3 +55,39 @@ def test_sizes_and_sealing() -> None:
     assert done.sealed and (done.end, done.last_index, done.last_term) == (1000, 25, 3)
     assert done.size_due() == fmt.DATA_OFFSET + 100
     assert SegmentInfo(**done.as_dict()) == done
+
+
+# ---------------------------------------------------------------- clipped
+DONE = THREE.finished(1500, 30, 3)
+EMPTY = SegmentInfo(4, 3, 31, 1500, 1500, 3, 65536, 100, end=1600, last_index=30, last_term=3)
+ALL = [ONE, TWO, DONE, EMPTY]
+
+
+def test_clipping_everywhere_leaves_just_the_entries_before() -> None:
+    """Every cut of four segments, compared with what each index means."""
+    for index in range(1, 33):
+        kept = clipped(ALL, index, 77)
+        held = [i for info in kept for i in range(info.base_index, (info.last_index or 0) + 1)]
+        assert held == list(range(1, min(index, 31))), index
+        assert [info.segment_id for info in kept] == [info.segment_id for info in ALL if info.base_index < index]
+        for info in kept:
+            before = next(one for one in ALL if one.segment_id == info.segment_id)
+            if before.last_index is not None and before.last_index < index:
+                assert info == before, "nothing of it goes"
+            else:
+                assert info == replace(before, last_index=index - 1, last_term=77), "its bytes stay"
+
+
+def test_a_clipped_catalog_is_sound_and_so_is_what_follows_it() -> None:
+    """The next segment begins where the stream ends, behind bytes that nobody reads any more."""
+    for index in range(2, 31):
+        kept = clipped(ALL, index, 2)
+        after = SegmentInfo(9, 3, index, 1600, kept[-1].end or 0, 2, 65536, 100)
+        catalog = Catalog([*kept, after])
+        assert catalog.check() == []
+        assert catalog.find(index) == after and catalog.find(index - 1) == kept[-1]
+
+
+def test_clipping_at_the_first_entry_leaves_nothing() -> None:
+    assert clipped(ALL, 1, 0) == clipped([], 5, 0) == []
+    assert clipped(ALL, 31, 3) == [ONE, TWO, DONE], "an empty segment behind the cut holds nothing to keep"

@@ -14,7 +14,14 @@ import pytest
 
 from raftlog_mp import layout, shm
 from raftlog_mp.control import Control, create_control, open_control
-from raftlog_mp.layout import CONTROL_BYTES, CONTROL_MAGIC, CONTROL_WORDS
+from raftlog_mp.layout import (
+    CONTROL_BYTES,
+    CONTROL_MAGIC,
+    CONTROL_WORDS,
+    HISTORY_OFFSET,
+    HISTORY_SLOTS,
+    NOTHING_REMOVED,
+)
 
 # A value of its own for each word; the magic's is not free.
 VALUES = {name: 1000 + number for number, name in enumerate(CONTROL_WORDS) if name != "magic"}
@@ -43,9 +50,11 @@ class RecordedMapping:
     def __init__(self) -> None:
         self.steps: list[tuple[Any, ...]] = []
         self._names = {offset: name for name, offset in CONTROL_WORDS.items()}
+        self._names |= {HISTORY_OFFSET + 8 * slot: f"history {slot}" for slot in range(HISTORY_SLOTS)}
+        self._cells: dict[int, RecordedCell] = {}
 
     def cell(self, offset: int) -> RecordedCell:
-        return RecordedCell(self._names[offset], self.steps)
+        return self._cells.setdefault(offset, RecordedCell(self._names[offset], self.steps))
 
 
 @pytest.fixture
@@ -160,3 +169,100 @@ def test_cells_of_a_closed_block_raise(path: str) -> None:
     theirs = open_control(path)
     assert theirs.snapshot() == VALUES | {"magic": CONTROL_MAGIC}, "the file outlives its mappings"
     theirs.close()
+
+
+# ---------------------------------------------------------------- changes and their history
+def change(control: Control, removed: int, *, happened: bool = True) -> int:
+    """One whole change; the epoch after it."""
+    control.open_change(removed)
+    control.close_change(happened=happened)
+    return int(control.epoch.load(shm.ACQUIRE))
+
+
+@pytest.fixture
+def fresh(path: str) -> Iterator[Control]:
+    control = create_control(path, {})
+    yield control
+    control.close()
+
+
+def test_the_epoch_is_odd_during_a_change_and_counts_changes(fresh: Control) -> None:
+    for number in range(1, 5):
+        fresh.open_change(9)
+        assert fresh.epoch.load(shm.ACQUIRE) == 2 * number - 1
+        fresh.close_change(happened=True)
+        assert fresh.epoch.load(shm.ACQUIRE) == 2 * number
+
+
+def test_closing_without_a_change_under_way_is_nothing(fresh: Control) -> None:
+    """An error may strike before the change was opened."""
+    change(fresh, 7)
+    fresh.close_change(happened=False)
+    fresh.close_change(happened=True)
+    assert fresh.epoch.load(shm.ACQUIRE) == 2 and fresh.lowest_removed(0, 2) == 7
+
+
+def test_the_lowest_index_between_two_epochs(fresh: Control) -> None:
+    removed = [30, 20, NOTHING_REMOVED, 25, 40, 10]
+    for lowest in removed:
+        change(fresh, lowest)
+    for since in range(len(removed) + 1):
+        for upto in range(since, len(removed) + 1):
+            expected = min(removed[since:upto], default=NOTHING_REMOVED)
+            assert fresh.lowest_removed(2 * since, 2 * upto) == expected, (since, upto)
+
+
+def test_a_change_that_came_to_nothing_removed_nothing(fresh: Control) -> None:
+    change(fresh, 30)
+    assert change(fresh, 5, happened=False) == 4, "who waited looks again"
+    assert fresh.lowest_removed(0, 4) == 30 and fresh.lowest_removed(2, 4) == NOTHING_REMOVED
+
+
+def test_the_history_knows_the_last_changes_and_says_when_it_has_forgotten(fresh: Control) -> None:
+    """However often the slots are used again: what is older than they reach is not guessed."""
+    count = 2 * HISTORY_SLOTS + 7
+    removed = [(number * 7919) % 1000 + 1 for number in range(count)]
+    for lowest in removed:
+        change(fresh, lowest)
+    for since in (count, count - 1, count - 100, count - HISTORY_SLOTS + 1):
+        expected = min(removed[since:], default=NOTHING_REMOVED)
+        assert fresh.lowest_removed(2 * since, 2 * count) == expected, since
+    for since in (count - HISTORY_SLOTS, count - HISTORY_SLOTS - 1, count - HISTORY_SLOTS - 2, 500, 0):
+        assert fresh.lowest_removed(2 * since, 2 * count) is None, since
+
+
+def test_an_answer_is_withheld_if_the_writer_came_round_meanwhile(fresh: Control) -> None:
+    """The epochs asked for may be old by the time the slots are read; the change under way uses one, too."""
+    for number in range(HISTORY_SLOTS - 1):
+        change(fresh, 1000 + number)
+    assert fresh.lowest_removed(0, 4) == 1000
+    fresh.open_change(3)
+    assert fresh.lowest_removed(0, 4) is None, "the next change may be using its slot before anybody can tell"
+    assert fresh.lowest_removed(2, 4) == 1001
+    fresh.close_change(happened=True)
+    assert fresh.lowest_removed(0, 4) is None and fresh.lowest_removed(2, 4) == 1001
+
+
+def test_the_history_touches_no_other_word(path: str) -> None:
+    control = create_control(path, VALUES | {"epoch": 0})
+    for number in range(HISTORY_SLOTS + 3):
+        change(control, number)
+    assert control.snapshot() == VALUES | {"epoch": 2 * HISTORY_SLOTS + 6, "magic": CONTROL_MAGIC}
+    control.close()
+
+
+def test_the_words_of_a_change_are_stored_in_order() -> None:
+    """What goes is told before the epoch is odd, and that before it is even: all in the one order of SEQ_CST."""
+    mapping = RecordedMapping()
+    control = Control(mapping)  # type: ignore[arg-type]
+    change(control, 7)
+    change(control, 8, happened=False)
+    stores = [step[1:] for step in mapping.steps if step[0] == "store"]
+    assert stores == [
+        ("history 1", 7, shm.SEQ_CST), ("epoch", 1, shm.SEQ_CST), ("epoch", 2, shm.SEQ_CST),
+        ("history 2", 8, shm.SEQ_CST), ("epoch", 3, shm.SEQ_CST), ("history 2", NOTHING_REMOVED, shm.SEQ_CST),
+        ("epoch", 4, shm.SEQ_CST),
+    ]  # fmt: skip
+    mapping.steps.clear()
+    assert control.lowest_removed(0, 4) == 7
+    assert [step[1] for step in mapping.steps] == ["history 1", "history 2", "epoch"], "slots first, then their age"

@@ -12,7 +12,7 @@ import pytest
 from crc32c import crc32c
 
 from raftlog_mp import format as fmt
-from raftlog_mp import hard_state, index, manifest, recovery_table, segment
+from raftlog_mp import hard_state, index, manifest, recovery_table, segment, term_history, terms
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.errors import CorruptLog, VersionMismatch
 from raftlog_mp.files import Files
@@ -41,6 +41,7 @@ STRUCTURES: dict[str, tuple[bytes, Read, Any]] = {
         fmt.pack_document(fmt.HARD_STATE_MAGIC, golden.HARD_STATES[0]), read_document(fmt.HARD_STATE_MAGIC),
         golden.HARD_STATES[0],
     ),
+    "term runs": (GOLDEN["v1_terms"], read_document(fmt.TERMS_MAGIC), golden.TERMS),
 }  # fmt: skip
 every_structure = pytest.mark.parametrize("name", STRUCTURES)
 
@@ -78,15 +79,23 @@ def test_golden_segment_holds_the_documented_entries() -> None:
 
 
 def test_golden_files_open(tmp_path: Any) -> None:
-    for name, file in (("v1_manifest", "manifest"), ("v1_hard_state", "hard_state"), ("v1_index", "x.idx")):
+    for name, file in (
+        ("v1_manifest", "manifest"), ("v1_hard_state", "hard_state"), ("v1_index", "x.idx"), ("v1_terms", "x.trm"),
+    ):  # fmt: skip
         (tmp_path / file).write_bytes(GOLDEN[name])
     state = manifest.load(Files(), str(tmp_path))
-    assert state.as_dict() == golden.MANIFEST
+    assert state == Manifest.from_dict(golden.MANIFEST)
+    assert fmt.pack_document(fmt.MANIFEST_MAGIC, state.as_dict()) == GOLDEN["v1_manifest"]
     assert state.segments == [SegmentInfo(2, 3, 5, 1000, 1000, 1, 65536, 65536, golden.END, 8, 2)]
     assert hard_state.load(Files(), str(tmp_path)) == HardState(2, "n1")
     opened = index.open_sealed(Files(), str(tmp_path / "x.idx"), golden.LOG_ID, 2, 5, 4)
     assert opened is not None and tuple(opened.slots) == golden.SLOTS
     opened.close()
+    assert terms.read_sealed_runs(Files(), str(tmp_path / "x.trm"), golden.LOG_ID, 2) == golden.RUNS
+
+
+def test_the_golden_segment_has_the_golden_runs() -> None:
+    assert term_history.runs_in_records(SEGMENT[fmt.DATA_OFFSET :]) == golden.RUNS
 
 
 # ---------------------------------------------------------------- damage
@@ -165,6 +174,7 @@ def test_hostile_bodies_raise_value_error(body: bytes) -> None:
 
 def test_file_names_sort_by_id() -> None:
     assert fmt.segment_name(1) == "0000000000000001.seg" < fmt.segment_name(16) and fmt.index_name(1).endswith(".idx")
+    assert fmt.terms_name(1) == "0000000000000001.trm" and fmt.parse_segment_name(fmt.terms_name(1)) is None
 
 
 def test_corrupt_says_what_to_do_next() -> None:
@@ -220,6 +230,10 @@ def test_documented_manifest() -> None:
     keys = [row["key"] for row in TABLES["Manifest"]]
     assert keys == [field.name for field in dataclasses.fields(Manifest)]
     assert [row["field"] for row in TABLES["Segment rows"]] == [field.name for field in dataclasses.fields(SegmentInfo)]
+
+
+def test_documented_term_runs() -> None:
+    assert [row["key"] for row in TABLES["Term runs"]] == list(golden.TERMS)
 
 
 def test_documented_hard_state() -> None:

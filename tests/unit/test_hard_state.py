@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.faulty_files import KEPT, LOST, TORN, Crash, FaultyFiles, PoweredFiles
 
 from raftlog_mp import format as fmt
-from raftlog_mp import hard_state
-from raftlog_mp.errors import CorruptLog
+from raftlog_mp import hard_state, layout
+from raftlog_mp.errors import CorruptLog, SyncFailed
 from raftlog_mp.files import Files
-from raftlog_mp.types import HardState
+from raftlog_mp.types import HardState, LogId
 
-from .journals import flip
+from .journals import flip, kill, open_log
 
 FILES = Files()
 
@@ -66,3 +70,151 @@ def test_both_slots_rotten_or_file_missing(tmp_path: Path) -> None:
     os.truncate(path, 0)
     with pytest.raises(CorruptLog):
         hard_state.load(FILES, str(tmp_path))
+
+
+# ---------------------------------------------------------------- saving
+OLD, NEW = HardState(7, "a" * 1500), HardState(8, "b" * 1800)  # of several sectors each, so that a slot can be torn
+
+
+def test_save_writes_and_syncs_each_slot_in_turn(tmp_path: Path) -> None:
+    files = FaultyFiles()
+    hard_state.create(files, str(tmp_path))
+    for version in (1, 2, 3):
+        files.steps.clear()
+        hard_state.save(files, str(tmp_path), HardState(version, "x"), version)
+        first = version % 2 * fmt.HARD_STATE_SLOT_BYTES
+        assert [(step[0], *step[2:3]) for step in files.steps] == [
+            ("pwrite", first), ("sync",), ("pwrite", fmt.HARD_STATE_SLOT_BYTES - first), ("sync",),
+        ]  # fmt: skip
+        assert hard_state.load_version(FILES, str(tmp_path)) == (HardState(version, "x"), version)
+        assert (tmp_path / fmt.HARD_STATE_NAME).read_bytes() == slots(*[(HardState(version, "x"), version)] * 2)
+
+
+def test_a_reader_takes_no_version_that_is_not_known_to_be_durable(tmp_path: Path) -> None:
+    path = hard_state.hard_state_path(str(tmp_path))
+    FILES.write_file(path, slots((OLD, 4), (NEW, 5)))
+    assert hard_state.load(FILES, str(tmp_path), 4) == OLD and hard_state.load(FILES, str(tmp_path), 5) == NEW
+    assert hard_state.load_version(FILES, str(tmp_path), 4) == (OLD, 4)
+    FILES.write_file(path, slots((NEW, 5), (NEW, 5)))
+    assert hard_state.load(FILES, str(tmp_path), 4) == NEW, "the first slot was synced before the second was written"
+
+
+# ---------------------------------------------------------------- crashes
+def saved(folder: Path, files: FaultyFiles, crash_at: int) -> bool:
+    """A file with OLD, acknowledged, and a save of NEW that dies before a step.  Whether it was complete."""
+    folder.mkdir()
+    hard_state.create(files, str(folder))
+    hard_state.save(files, str(folder), OLD, 1)
+    files.revive(crash_at)
+    try:
+        hard_state.save(files, str(folder), NEW, 2)
+    except Crash:
+        return False
+    return True
+
+
+def power_cuts(folder: Path, files: PoweredFiles) -> Iterator[str]:
+    """What the next boot may find."""
+    for fate, seeds in ((LOST, 1), (KEPT, 1), (TORN, 24)):
+        for seed in range(seeds):
+            dark = files.power_cut(str(folder), f"{folder}-dark", fate, seed)
+            yield dark
+            shutil.rmtree(dark)
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_power_cut_inside_a_save_leaves_the_old_state_or_the_new(tmp_path: Path, at: int) -> None:
+    files, folder = PoweredFiles(), tmp_path / "log"
+    complete = saved(folder, files, at)
+    found = {hard_state.load(FILES, dark) for dark in power_cuts(folder, files)}
+    assert found <= {OLD, NEW}
+    assert complete == (at == 4) and (not complete or found == {NEW}), "what was answered stays"
+    assert at != 0 or found == {OLD}
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_crash_inside_a_save_then_a_power_cut_inside_the_next_start(tmp_path: Path, at: int) -> None:
+    """The writer dies, its successor heals and serves what it found, the power fails: never back, never torn."""
+    for again in range(5):
+        files, folder = PoweredFiles(), tmp_path / f"log{again}"
+        saved(folder, files, at)
+        files.revive(again)
+        served = None
+        try:
+            served = hard_state.heal(files, str(folder))[0]
+        except Crash:
+            pass
+        for dark in power_cuts(folder, files):
+            found = hard_state.heal(FaultyFiles(), dark)[0]
+            assert found in (OLD, NEW) and served in (None, found), (again, files.steps)
+            raw = Path(hard_state.hard_state_path(dark)).read_bytes()
+            assert raw[: fmt.HARD_STATE_SLOT_BYTES] == raw[fmt.HARD_STATE_SLOT_BYTES :], "healed"
+
+
+class LazyFiles(PoweredFiles):
+    """Leaves out the first sync of each process."""
+
+    def sync(self, fd: int) -> None:
+        if "sync" in [step[0] for step in self.steps]:
+            super().sync(fd)
+        else:
+            self._step("sync", "left out")
+
+
+def test_control_a_save_that_writes_both_slots_before_it_syncs_is_caught(tmp_path: Path) -> None:
+    files, folder = LazyFiles(), tmp_path / "log"
+    saved(folder, files, 3)
+    with pytest.raises(CorruptLog, match="both slots"):
+        for dark in power_cuts(folder, files):
+            hard_state.load(FILES, dark)
+
+
+def test_control_a_start_that_heals_from_an_unsynced_slot_is_caught(tmp_path: Path) -> None:
+    files, folder = LazyFiles(), tmp_path / "log"
+    saved(folder, files, 1)
+    files.revive(2)
+    with pytest.raises(Crash):
+        hard_state.heal(files, str(folder))
+    with pytest.raises(CorruptLog, match="both slots"):
+        for dark in power_cuts(folder, files):
+            hard_state.load(FILES, dark)
+
+
+# ---------------------------------------------------------------- in a log
+def test_a_log_comes_back_with_its_hard_state_whatever_happens_to_its_entries(log_dir: str) -> None:
+    journal, _ = open_log(log_dir)
+    journal.save_hard_state(HardState(3, "n1"))
+    journal.save_hard_state(HardState(4, None))
+    assert journal.hard == HardState(4, None)
+    words = journal.control.snapshot()
+    assert (words["hard_term"], words["hard_version"]) == (4, 2)
+    journal.reset(LogId(2, 9), 1, 1)
+    assert journal.hard == HardState(4, None)
+    kill(journal)
+    flip(hard_state.hard_state_path(log_dir), 30)
+    journal, _ = open_log(log_dir)
+    words = journal.control.snapshot()
+    assert journal.hard == HardState(4, None) and (words["hard_term"], words["hard_version"]) == (4, 2)
+    raw = Path(hard_state.hard_state_path(log_dir)).read_bytes()
+    assert raw == slots((HardState(4, None), 2), (HardState(4, None), 2)), "the rotten slot was healed"
+    kill(journal)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("at", range(4))
+def test_an_error_at_any_step_of_a_save_is_latched_and_forgets_no_vote(log_dir: str, at: int, code: int) -> None:
+    files = FaultyFiles()
+    journal, _ = open_log(log_dir, files)
+    journal.save_hard_state(OLD)
+    files.revive()
+    files.fail_at(at, code)
+    with pytest.raises(SyncFailed):
+        journal.save_hard_state(NEW)
+    words = journal.control.snapshot()
+    assert journal.failure is not None and words["state"] == layout.STATE_FAILED
+    assert journal.hard == OLD and (words["hard_term"], words["hard_version"]) == (OLD.term, 1), "not told to anybody"
+    assert hard_state.load(FILES, log_dir, 1) == (NEW if at == 3 else OLD)
+    kill(journal)
+    journal, _ = open_log(log_dir)
+    assert journal.hard in (OLD, NEW)
+    kill(journal)
