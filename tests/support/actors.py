@@ -1,12 +1,15 @@
 """Processes of the crash tests: clients and followers that write down what happened to them.
 
-Run as ``python actors.py client DIR FILE NAME SEED COUNT`` or ``python actors.py follower DIR FILE``.  Each line of
-FILE is one JSON list, written with a single O_APPEND write: it survives a kill of the process.
+Run as ``python actors.py client DIR FILE NAME SEED COUNT``, ``python actors.py follower DIR FILE STOP_PAYLOAD`` or
+``python actors.py observer DIR FILE TIMELINE_SEED OPERATIONS SEED``.  Each line of FILE is one JSON list, written with
+a single O_APPEND write: it survives a kill of the process.
 
     ["sent", number, [payload, ...]]     before a batch is submitted
     ["acked", number, first index]       its outcome
     ["refused", number, error]           surely not appended
     ["seen", [[term, index, payload], ...]]
+    ["at", state, observations, how many of them showed a newer state]
+    ["violation", sentence]
     ["done"]
 """
 
@@ -20,8 +23,12 @@ from collections import deque
 
 import raftlog_mp as rl
 
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support.timeline import Observer, make_timeline  # noqa: E402  (found through the line above)
+
 PIPELINE = 32
 FOLLOW_CHUNK = 64
+OBSERVE_CHUNK = 20
 
 
 class Diary:
@@ -83,11 +90,29 @@ def follower(directory: str, diary: Diary, stop_payload: str) -> None:
     diary.write("done")
 
 
+def observer(directory: str, diary: Diary, timeline_seed: int, operations: int, seed: int) -> None:
+    """Look at the log in every way, again and again, until the last state of the timeline has come by."""
+    line = make_timeline(timeline_seed, operations)
+    with rl.open_reader(directory) as reader:
+        watcher = Observer(reader, line, seed)
+        try:
+            while not watcher.ended:
+                for _ in range(OBSERVE_CHUNK):
+                    watcher.step()
+                watcher.ends()
+                diary.write("at", watcher.now, watcher.calls, watcher.steps)
+        except Exception as error:  # a Violation, or an error that no reader should see
+            diary.write("violation", f"at state {watcher.now}: {type(error).__name__}: {error}")
+    diary.write("done")
+
+
 def main(role: str, directory: str, path: str, *rest: str) -> None:
     """Play one role."""
     diary = Diary(path)
     if role == "client":
         client(directory, diary, rest[0], int(rest[1]), int(rest[2]))
+    elif role == "observer":
+        observer(directory, diary, int(rest[0]), int(rest[1]), int(rest[2]))
     else:
         follower(directory, diary, rest[0])
 
