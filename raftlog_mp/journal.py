@@ -69,7 +69,8 @@ class Journal(Pipeline):
         self.producers.record(producer, sequence, (boundary.index + 1, 0, boundary.term))
         commit = self.manifest.commit_index  # 0 = unset stays so; else the snapshot covers what is committed
         commit = max(commit, boundary.index) if commit else 0
-        change = Change(boundary.index + 1, boundary, commit)
+        same = (self.terms.runs.term_of(boundary.index) or 0) == boundary.term  # else another entry goes
+        change = Change(boundary.index + same, boundary, commit)
         self._begin_or_forget(producer, sequence, boundary.index + 1, boundary.term, None, change)
 
     def _begin_or_forget(

@@ -196,14 +196,14 @@ class Source:
 
         False if there is neither, or if a living writer takes longer than anybody should wait.
         """
-        until = wakeup.now() + CHANGE_SECONDS_MAX
-        while view.control.epoch.load(shm.ACQUIRE) & 1 and wakeup.now() < until:
+        until, epoch = wakeup.now() + CHANGE_SECONDS_MAX, view.control.epoch.load(shm.ACQUIRE)
+        while epoch & 1 and view.control.epoch.load(shm.ACQUIRE) == epoch and wakeup.now() < until:
             self.link.look()
             if not self.link.connected or self.link.view is not view:
                 break
             wakeup.pause(LOOK_SECONDS / 50)
         else:
-            return not view.control.epoch.load(shm.ACQUIRE) & 1
+            return not epoch & 1 or view.control.epoch.load(shm.ACQUIRE) != epoch  # the next one may have begun
         if self._files_allowed:
             self.forget(view)
             return True

@@ -126,8 +126,7 @@ def make_timeline(seed: int, count: int) -> Timeline:
         elif kind == "purge" and size:
             line.add("purge_to", chance.randrange(model.first_index, model.last_index + 1))
         elif kind == "reset":
-            # Behind an installed snapshot only towards the end: it commits, and what is committed cannot be reset away.
-            late = len(line.operations) > count * 2 // 3
+            late = len(line.operations) > count * 2 // 3  # behind an installed snapshot only towards the end
             index = model.last_index + chance.randrange(0, 20)
             line.add("reset", rl.LogId(term + 1, index) if late and index else None)
     line.append(chance, 1, line.model.current_term + 1)  # a last entry like no other

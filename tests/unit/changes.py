@@ -220,12 +220,14 @@ def check_index(directory: str, state: Manifest, info: SegmentInfo) -> None:
 def goes_on(directory: str, before: Picture) -> None:
     """The log takes another entry, dies, and has all of them: nothing that was removed comes back."""
     journal, _ = open_log(directory)
-    term = max(journal.last_term, 1)
+    term = journal.last_term + 1
     where = append(journal, b"after", term=term)
+    runs = journal.terms.runs
     journal.flush()
     durable = journal.control.durable_index.load(shm.ACQUIRE)
     kill(journal)
     assert where == durable == before.last.index + 1
+    assert runs.term_of(where) == term and runs.first_of(term) == where
     journal, _ = open_log(directory)
     stop(journal)
     assert entries_of(directory) == before.entries | {where: (term, b"after")}

@@ -38,6 +38,7 @@ def known(state: manifest.Manifest, runs: list[tuple[int, int]]) -> list[tuple[i
     """The term of each index that anybody may ask for."""
     last = state.segments[-1].last_index if state.segments else state.purged_index
     table = TermRuns(runs)
+    assert all(first <= (last or 0) for first, _ in runs), "a run of removed entries would swallow the next one"
     return [(index, table.term_of(index)) for index in range(max(state.purged_index, 1), (last or 0) + 1)]
 
 
