@@ -20,6 +20,8 @@ from support.processes import PATIENCE_S, alive, rows_of, wait_until
 
 import raftlog_mp as rl
 
+pytestmark = pytest.mark.slow  # `pytest -m slow tests/integration`: on a crowded machine one of them takes a minute
+
 STRATEGIES = ("disk_first", "mem_first")
 ME = __name__
 TERMS = (1, 1, 2, 2, 5)  # of the log that the crash tests begin with
