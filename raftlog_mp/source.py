@@ -14,10 +14,10 @@ from . import format as fmt
 from .catalog import Catalog, SegmentInfo
 from .config import LogConfig
 from .files import Files, join
+from .findings import Plan, expected_header, make_plan
 from .index import IndexReader, from_slots, open_active, open_sealed
 from .link import Link
 from .manifest import Manifest
-from .recovery import Plan, expected_header, make_plan
 from .segment import SegmentReader, scan_records
 from .term_history import runs_in_file, runs_in_records, runs_of_log
 from .terms import TermRuns

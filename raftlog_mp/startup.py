@@ -12,11 +12,12 @@ from .catalog import SegmentInfo
 from .config import LogConfig
 from .control import create_control, open_control
 from .files import Files, join
+from .findings import Plan, make_plan
 from .journal import Journal
 from .manifest import Manifest, shm_folder
+from .mending import apply_plan
 from .pipeline import Carried
 from .place import check_place
-from .recovery import Plan, apply_plan, make_plan
 from .ring import RingWriter
 from .term_history import merged, runs_in_records, runs_of_log
 from .terms import TermTable

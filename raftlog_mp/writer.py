@@ -15,10 +15,10 @@ from . import errors, layout, place, processes, shm, startup, wakeup
 from . import format as fmt
 from .config import Batch, LogConfig
 from .files import Files, join
+from .findings import Plan
 from .flush import seconds_until_flush
 from .intake import Intake
 from .patience import Patience, seconds_to_spin
-from .recovery import Plan
 from .sessions import Peer, Sessions
 from .sweeper import Sweeper
 from .syncer import Syncer

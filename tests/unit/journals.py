@@ -12,15 +12,15 @@ from crc32c import crc32c
 from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
-from raftlog_mp import manifest, place, recovery, segment, startup
+from raftlog_mp import findings, manifest, place, segment, startup
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.config import KIB, MIB, LogConfig
 from raftlog_mp.errors import CorruptLog, SyncFailed
 from raftlog_mp.files import Files
+from raftlog_mp.findings import Plan
 from raftlog_mp.format import RecordHeader
 from raftlog_mp.journal import Journal
 from raftlog_mp.manifest import Manifest
-from raftlog_mp.recovery import Plan
 from raftlog_mp.sweeper import remove_segment
 
 Entries = dict[int, tuple[int, bytes]]  # index -> (term, payload)
@@ -136,7 +136,7 @@ def records_in(directory: str, state: Manifest, info: SegmentInfo) -> list[tuple
     found: list[tuple[RecordHeader, bytes]] = []
     assert info.end is not None and info.last_index is not None, "the segment is not sealed"
     data = Files().read_file(os.path.join(directory, fmt.segment_name(info.segment_id)))
-    header = recovery.expected_header(state, info)
+    header = findings.expected_header(state, info)
     assert fmt.read_segment_header(data) == header
     scan = segment.scan_records(
         data, header, info.generation, limit=info.end, on_record=lambda *record: found.append(record)

@@ -16,7 +16,7 @@ from raftlog_mp import errors, layout, processes, shm, wakeup, writer
 from raftlog_mp import format as fmt
 from raftlog_mp.config import MIB
 from raftlog_mp.files import Files
-from raftlog_mp.recovery import Plan
+from raftlog_mp.findings import Plan
 
 from .callers import Caller, close
 from .journals import append, entries_of, open_log, small_config, stop
