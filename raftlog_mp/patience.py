@@ -6,20 +6,24 @@ waited for comes soon; the first is known from counting, the second only from tr
 
 from __future__ import annotations
 
-SYNC_SECONDS_WORTH_IT = 1e-3  # a slower disk is waited for asleep: waking up costs little beside it
+ANSWER_SECONDS_WORTH_IT = 1e-3  # a slower disk is waited for asleep: waking up costs little beside it
+# An idle core takes this long to wake the writer.  Who gives up sooner looks in vain whenever the writer sleeps, and
+# the writer, for whom the next submission then comes late, sleeps again: both stay asleep for good.  Without it,
+# MemFirst appends one at a time took 115-229 us (p50) in most runs, with it 37-70 in all (docs/architecture.md).
+WAKE_UP_SECONDS = 75e-6
 SKIPPED_MAX = 64  # waits without looking, after looking was in vain many times in a row
 
 
-def seconds_to_spin(spin_s: float, busy: int, cores: int, sync_s: float) -> float:
+def seconds_to_spin(spin_s: float, busy: int, cores: int, answer_s: float) -> float:
     """How long a client looks for its answer before it sleeps.
 
     ``busy`` clients and readers are at work beside the writer: unless each has one of the ``cores``, looking would
-    take the core from somebody who works.  ``sync_s`` is how long the fsync takes that an answer waits for (0: none);
-    ``spin_s`` is the configured patience beyond it, 0 = always sleep at once.
+    take the core from somebody who works.  ``answer_s`` is how long the other side takes at least: to wake up, and for
+    the fsync that an answer waits for; ``spin_s`` is the configured patience beyond it, 0 = always sleep at once.
     """
     if spin_s <= 0 or busy >= cores:
         return 0.0
-    return spin_s + (2 * sync_s if sync_s <= SYNC_SECONDS_WORTH_IT else 0.0)
+    return spin_s + (2 * answer_s if answer_s <= ANSWER_SECONDS_WORTH_IT else 0.0)
 
 
 class Patience:

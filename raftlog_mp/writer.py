@@ -18,7 +18,7 @@ from .files import Files, join
 from .findings import Plan
 from .flush import seconds_until_flush
 from .intake import Intake
-from .patience import Patience, seconds_to_spin
+from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
 from .sessions import Peer, Sessions
 from .sweeper import Sweeper
 from .syncer import Syncer
@@ -150,7 +150,8 @@ class Writer:
         patience, cores = self.config.spin_us / 1e6, self._cores
         waits_for_sync = not self._mem_first and not isinstance(self.config.flush_policy, Batch)
         self._spin_seconds = seconds_to_spin(patience, busy, cores, 0.0) if self.sessions.clients else 0.0
-        seconds = seconds_to_spin(patience, busy, cores, self.journal.sync_seconds if waits_for_sync else 0.0)
+        answer = WAKE_UP_SECONDS + (self.journal.sync_seconds if waits_for_sync else 0.0)
+        seconds = seconds_to_spin(patience, busy, cores, answer)
         self.control.spin_ns.store(int(seconds * 1e9), shm.RELAXED)
 
     def _check_linger(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from raftlog_mp.patience import SKIPPED_MAX, SYNC_SECONDS_WORTH_IT, Patience, seconds_to_spin
+from raftlog_mp.patience import SKIPPED_MAX, ANSWER_SECONDS_WORTH_IT, Patience, seconds_to_spin
 
 
 @pytest.mark.parametrize(
-    ("spin_s", "busy", "cores", "sync_s", "seconds"),
+    ("spin_s", "busy", "cores", "answer_s", "seconds"),
     [
         (50e-6, 0, 2, 0.0, 50e-6),
         (50e-6, 1, 2, 0.0, 50e-6),  # the writer and one client: a core each
@@ -19,14 +19,14 @@ from raftlog_mp.patience import SKIPPED_MAX, SYNC_SECONDS_WORTH_IT, Patience, se
         (50e-6, 3, 4, 0.0, 50e-6),
         (0.0, 0, 8, 1e-4, 0.0),  # switched off
         (50e-6, 1, 2, 200e-6, 450e-6),  # the answer comes after a sync
-        (50e-6, 1, 2, SYNC_SECONDS_WORTH_IT, 50e-6 + 2 * SYNC_SECONDS_WORTH_IT),
+        (50e-6, 1, 2, ANSWER_SECONDS_WORTH_IT, 50e-6 + 2 * ANSWER_SECONDS_WORTH_IT),
         (50e-6, 1, 2, 5e-3, 50e-6),  # a slow disk is waited for asleep
     ],
 )
 def test_looking_needs_a_core_for_everybody_at_work(
-    spin_s: float, busy: int, cores: int, sync_s: float, seconds: float
+    spin_s: float, busy: int, cores: int, answer_s: float, seconds: float
 ) -> None:
-    assert seconds_to_spin(spin_s, busy, cores, sync_s) == pytest.approx(seconds)
+    assert seconds_to_spin(spin_s, busy, cores, answer_s) == pytest.approx(seconds)
 
 
 def test_with_luck_every_wait_looks() -> None:

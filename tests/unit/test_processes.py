@@ -250,7 +250,9 @@ def test_alive() -> None:
 SIGNALLED = """
 import signal, sys
 from raftlog_mp import processes
-processes.on_signals(lambda number, frame: print(signal.Signals(number).name, flush=True), interrupt=sys.argv[1] == "1")
+def tell(number, frame):  # print() may be in the middle of the line before
+    os.write(1, signal.Signals(number).name.encode() + b"\n")
+processes.on_signals(tell, interrupt=sys.argv[1] == "1")
 print("ready", flush=True)
 for line in sys.stdin:
     print("line", flush=True)
