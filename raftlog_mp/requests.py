@@ -96,7 +96,7 @@ class Requests:
     def commit_to(self, index: int, timeout: Timeout) -> int:
         """See :meth:`Log.commit_to`."""
         check_index(index, lowest=0)
-        return self._client.ask(layout.SUBMIT_COMMIT, (0, 0, 0, 0), b"", min(index, INDEX_MAX), 0, timeout)[1]
+        return self._client.ask(layout.SUBMIT_COMMIT, (0, 0, 0, 0), b"", index, 0, timeout)[1]
 
 
 def _flagged(term: int | None, count: int) -> tuple[int, int]:

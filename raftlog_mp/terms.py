@@ -61,12 +61,6 @@ class TermRuns:
         at = self._by_index.bisect_right(index)
         return self._by_index.peekitem(at)[0] if at < len(self._by_index) else None
 
-    def truncate_from(self, index: int) -> None:
-        """Forget runs that begin at ``index`` or later."""
-        while self._by_index and self._by_index.peekitem(-1)[0] >= index:
-            _, term = self._by_index.popitem(-1)
-            del self._by_term[term]
-
     def purge_to(self, index: int) -> None:
         """Forget runs that end before ``index``; the one that covers it stays: the boundary's term is known."""
         while len(self._by_index) > 1 and self._by_index.peekitem(1)[0] <= index:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from ..errors import StaleTerm
 from ..types import Entry, HardState, LogId
 from .checks import NOTHING, Log, Rules, entries, entry, fill, raised, refused, same, same_log, same_terms
+
+
+def _has_terms(terms: tuple[int, ...], purged: LogId, log: Log) -> None:
+    same_terms(log, *terms, purged=purged)
 
 
 class Appending(Rules):
@@ -173,7 +180,7 @@ class Appending(Rules):
     def test_terms_are_found_after_every_kind_of_change(self) -> None:
         """term_of, first_index_of_term and last_index_of_term are right after each change, and after reopening."""
         five = LogId(5, 5)
-        script = [
+        script: list[tuple[Callable[[Log], object], list[int], LogId]] = [
             (lambda log: fill(log, 1, 1, 2, 2, 5, 5, 5), [1, 1, 2, 2, 5, 5, 5], NOTHING),
             (lambda log: log.append_entries(LogId(5, 7), entries(8, 6, 6, 8), leader_term=8),
              [1, 1, 2, 2, 5, 5, 5, 6, 6, 8], NOTHING),
@@ -195,17 +202,17 @@ class Appending(Rules):
         ]  # fmt: skip
         with self.log() as log:
             for change, terms, purged in script:
-                change(log)  # type: ignore[no-untyped-call]
+                change(log)
                 same_log(log, *terms, purged=purged)
                 same_terms(log, *terms, purged=purged)
         for stop in (4, 6, 11, 15):
 
             def replay(log: Log, stop: int = stop) -> None:
                 for change, _, _ in script[:stop]:
-                    change(log)  # type: ignore[no-untyped-call]
+                    change(log)
 
             _, terms, purged = script[stop - 1]
-            self.kept(replay, lambda log, t=tuple(terms), p=purged: same_terms(log, *t, purged=p))  # type: ignore[misc]
+            self.kept(replay, partial(_has_terms, tuple(terms), purged))
 
     def test_terms_are_found_among_thousands(self) -> None:
         """The look-ups of terms are right for any number of terms, also after truncation, purge and reopening."""

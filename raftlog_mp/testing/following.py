@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..errors import Compacted, IndexGap, Truncated
@@ -24,6 +25,10 @@ def woken(follower: Any, act: Callable[[], object]) -> Entry | None:
     finally:
         waiting.join()
     return found[0] if found else None
+
+
+def _first_after(log: Log, after: LogId) -> Any:
+    return next(log.follow(after=after, timeout=0))
 
 
 class Following(Rules):
@@ -92,7 +97,7 @@ class Following(Rules):
     # ------------------------------------------------------------ entries that go
     def test_a_follower_whose_last_entry_is_gone_is_told(self) -> None:
         """Truncated, with the last index, after truncation, replacement and reset of what was yielded."""
-        changes = (
+        changes: tuple[tuple[Callable[[Log], object], int], ...] = (
             (lambda log: log.truncate_from(3), 2),
             (lambda log: (log.truncate_from(1), fill(log, 5, 6, 7, 8)), 4),
             (lambda log: log.append_entries(LogId(1, 2), entries(3, 6, 6), leader_term=6), 4),
@@ -103,8 +108,8 @@ class Following(Rules):
             with self.log(*TERMS) as log:
                 follower = log.follow(timeout=0)
                 same("three entries", [next(follower) for _ in range(3)], entries(1, 1, 1, 2))
-                change(log)  # type: ignore[no-untyped-call]
-                error = raised(Truncated, f"next() after change {number}", lambda f=follower: next(f))  # type: ignore[misc]
+                change(log)
+                error = raised(Truncated, f"next() after change {number}", partial(next, follower))
                 same("last_index of the error", error.last_index, last)
 
     def test_a_live_follower_notices_an_entry_that_was_appended_anew(self) -> None:
@@ -153,7 +158,7 @@ class Following(Rules):
 
         def check(log: Log) -> None:
             for gone in (LogId(2, 3), LogId(2, 4), LogId(5, 5)):
-                raised(Truncated, f"follow(after={gone})", lambda after=gone: next(log.follow(after=after, timeout=0)))  # type: ignore[misc]
+                raised(Truncated, f"follow(after={gone})", partial(_first_after, log, gone))
             same("after=LogId(1, 2)", list(log.follow(after=LogId(1, 2), timeout=0)), entries(3, 6))
 
         self.kept(change, check)
@@ -164,7 +169,7 @@ class Following(Rules):
         def check(log: Log) -> None:
             same("after the boundary", list(log.follow(after=LogId(2, 3), timeout=0)), entries(4, 2, 5))
             for below in (LogId(1, 2), NOTHING):
-                raised(Compacted, f"after={below}", lambda after=below: next(log.follow(after=after, timeout=0)))  # type: ignore[misc]
+                raised(Compacted, f"after={below}", partial(_first_after, log, below))
             raised(Truncated, "after=LogId(1, 3)", lambda: next(log.follow(after=LogId(1, 3), timeout=0)))
 
         self.kept(lambda log: (fill(log, *TERMS), log.purge_to(3)), check)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..errors import CommittedEntry, IndexGap, StaleTerm
 from ..types import AppendResult, Entry, HardState, LogId
 from .checks import NOTHING, Log, Rules, entries, entry, fill, holds, refused, same, same_log, same_terms
@@ -22,6 +24,11 @@ def mismatches(log: Log, prev: LogId, new: list[Entry], leader_term: int, confli
     result = log.append_entries(prev, new, leader_term=leader_term)
     same(f"the answer to prev={prev}", AppendResult(*result), AppendResult(False, None, last, conflict))
     same("the log after a mismatch", (log.read(log.first_index), log.last_log_id), (before, last))
+
+
+def _filled_and_purged(stop: int, log: Log) -> None:
+    fill(log, *TERMS[:stop])
+    log.purge_to(4)
 
 
 class Matching(Rules):
@@ -159,7 +166,7 @@ class Matching(Rules):
             mismatches(log, LogId(3, 4), entries(5, 3), 4, LogId(2, 4))
 
         for stop in (6, 4):  # with entries behind the boundary, and with none
-            self.kept(lambda log, stop=stop: (fill(log, *TERMS[:stop]), log.purge_to(4)), check)  # type: ignore[misc]
+            self.kept(partial(_filled_and_purged, stop), check)
 
     def test_prev_below_the_boundary_matches_if_the_boundary_does(self) -> None:
         """Purged entries of a call are skipped if the one at the boundary has its term; else nothing changes."""

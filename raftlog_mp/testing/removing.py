@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..errors import CommittedEntry, Compacted, IndexGap, StaleTerm, Truncated
 from ..types import HardState, LogId
 from .checks import NOTHING, Log, Rules, entries, fill, raised, refused, same, same_log, same_terms
 
 TERMS = (1, 1, 2, 2, 5)
+
+
+def _purged(upto: int | LogId, log: Log) -> None:
+    fill(log, *TERMS)
+    log.purge_to(upto)
+
+
+def _reset(boundary: LogId, log: Log) -> None:
+    fill(log, *TERMS)
+    log.reset(boundary)
 
 
 class Removing(Rules):
@@ -89,11 +101,11 @@ class Removing(Rules):
             same_log(log, 2, 5, purged=LogId(2, 3))
             same("term_of(2), term_of(3)", (log.term_of(2), log.term_of(3)), (None, 2))
             for start in (1, 3):
-                error = raised(Compacted, f"read({start})", lambda start=start: log.read(start))  # type: ignore[misc]
+                error = raised(Compacted, f"read({start})", partial(log.read, start))
                 same("first_index of the error", error.first_index, 4)
 
         for upto in (3, LogId(2, 3)):
-            self.kept(lambda log, upto=upto: (fill(log, *TERMS), log.purge_to(upto)), check)  # type: ignore[misc]
+            self.kept(partial(_purged, upto), check)
 
     def test_purge_never_moves_back(self) -> None:
         """Purging again, or to a lower index, changes nothing."""
@@ -166,7 +178,7 @@ class Removing(Rules):
             refused(log, StaleTerm, "append", b"x", boundary.term - 1)
 
         for boundary in (LogId(6, 100), LogId(5, 5), LogId(2, 3)):
-            self.kept(lambda log, to=boundary: (fill(log, *TERMS), log.reset(to)), check)  # type: ignore[misc]
+            self.kept(partial(_reset, boundary), check)
         with self.log() as log:
             log.reset(LogId(6, 100))
             fill(log, 6, 7)

@@ -4,7 +4,7 @@ Run as ``python bent_writer.py DIR SPEC``, SPEC a JSON map::
 
     config   LogConfig.as_dict(), or null to adopt the stored one
     linger   whether to exit when the last client left
-    die      [dotted name, "before" | "after" | "inside", call number]: SIGKILL itself at that call
+    die      [dotted name, "before" | "after", call number]: SIGKILL itself at that call
     bend     "publish_early" | "publish_first" | "forget_sent" | "skip_sync": a broken build, for the negative controls
 
 It prints one line once it serves.  Nothing of this is in the product: everything is patched from outside.

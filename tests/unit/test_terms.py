@@ -65,7 +65,7 @@ def test_runs_are_a_term_for_each_index(seed: int) -> None:
             plain.terms += [term] * chance.randint(1, 3)
         elif kind < 0.8 and last > plain.purged:
             cut = chance.randint(plain.purged + 1, last + 1)
-            runs.truncate_from(cut)
+            runs = TermRuns([run for run in runs.runs() if run[0] < cut])
             del plain.terms[cut - 1 :]
         elif last:
             plain.purged = chance.randint(plain.purged, last)
@@ -78,7 +78,6 @@ def test_no_runs() -> None:
     runs = TermRuns()
     assert runs.term_of(1) is None and runs.first_of(1) is None and runs.end_of(1) is None and len(runs) == 0
     assert runs.range_of(1) == (1, 0) and runs.between(1, 9) == runs.runs() == []
-    runs.truncate_from(1)
     runs.purge_to(5)
     assert len(runs) == 0
 
@@ -86,14 +85,6 @@ def test_no_runs() -> None:
 def test_a_term_that_goes_on_is_one_run() -> None:
     runs = TermRuns([(1, 1), (3, 1), (5, 2), (6, 2)])
     assert runs.runs() == [(1, 1), (5, 2)]
-
-
-def test_a_truncated_term_may_come_again_at_another_index() -> None:
-    runs = TermRuns(THREE)
-    runs.truncate_from(5)
-    assert runs.first_of(2) is None
-    runs.add(5, 4)
-    assert runs.runs() == [(1, 1), (5, 4)] and runs.first_of(4) == 5
 
 
 def test_the_boundarys_run_stays_through_a_purge() -> None:
