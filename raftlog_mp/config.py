@@ -122,6 +122,7 @@ class LogConfig:
     idle_mark_ms: float = 200.0  # an idle writer leaves a durable mark after this time, 1 .. 60_000
     spin_us: float = 50.0  # looking before sleeping, where all who are at work have a core; 0 .. 10_000
     verify_reads: bool = True  # check CRCs of what is read from segment files
+    scrub_bytes_per_s: int = MIB  # the writer re-reads sealed segments at this rate; 0: not at all; up to 16 GiB
     shm_dir: str | None = None  # folder for control, ring and active index; None: DIR/shm
     allow_any_filesystem: bool = False  # open on file systems outside the allow-list
 
@@ -150,6 +151,7 @@ class LogConfig:
         _check("linger_s", self.linger_s, 0, 86_400, whole=False)
         _check("idle_mark_ms", self.idle_mark_ms, 1, 60_000, whole=False)
         _check("spin_us", self.spin_us, 0, 10_000, whole=False)
+        _check("scrub_bytes_per_s", self.scrub_bytes_per_s, 0, 16 * GIB)
         if self.max_entry_bytes is not None:
             _check("max_entry_bytes", self.max_entry_bytes, 1, self._batch_room)
         if self.max_buffered_bytes is not None:

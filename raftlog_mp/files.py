@@ -217,6 +217,27 @@ class Files:
             self.close(fd)
 
 
+class OwnersFiles(Files):
+    """``Files`` whose creations belong to the owner of ``directory``, also when root makes them."""
+
+    def __init__(self, directory: str) -> None:
+        found = os.stat(directory)
+        self._owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 != found.st_uid else None
+
+    def open(self, path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> int:
+        """As :meth:`Files.open`."""
+        fd = super().open(path, write=write, create=create, exclusive=exclusive)
+        if create and self._owner is not None:
+            os.fchown(fd, *self._owner)
+        return fd
+
+    def make_dir(self, path: str) -> None:
+        """As :meth:`Files.make_dir`."""
+        super().make_dir(path)
+        if self._owner is not None:
+            os.chown(path, *self._owner)
+
+
 def real_path(path: PathLike) -> str:
     """Absolute form of what a user gave.  :class:`NotALog` for an empty path."""
     if not os.fspath(path):

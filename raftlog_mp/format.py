@@ -198,8 +198,10 @@ def _open_envelope(magic: bytes, raw: bytes, fields_bytes: int, what: str) -> by
     found, version, crc = _ENVELOPE.unpack_from(raw)
     if found != magic:
         return None
-    check_version(version, what)
     fields = raw[_ENVELOPE.size : _ENVELOPE.size + fields_bytes]
+    if version != FORMAT_VERSION and crc32c(_ENVELOPE_HEAD.pack(magic, FORMAT_VERSION) + fields) == crc:
+        return None  # all else is right for this version: it is the version that has rotted
+    check_version(version, what)
     head = raw[: _ENVELOPE_HEAD.size]
     return fields if len(fields) == fields_bytes and crc32c(head + fields) == crc else None
 
@@ -327,8 +329,8 @@ def read_document(magic: bytes, raw: bytes, what: str) -> dict[str, Any] | None:
     (length,) = _LENGTH.unpack_from(raw, _ENVELOPE.size)
     fields = _open_envelope(magic, raw, _LENGTH.size + length, what) if length <= len(raw) else None
     if fields is None:
-        if raw[: len(magic)] == magic:
-            check_version(_ENVELOPE.unpack_from(raw)[1], what)
+        if raw[: len(magic)] == magic and length > len(raw):
+            check_version(_ENVELOPE.unpack_from(raw)[1], what)  # laid out in another way
         return None
     document = msgpack.unpackb(fields[_LENGTH.size :], strict_map_key=False)
     return document if isinstance(document, dict) else None

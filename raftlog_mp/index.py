@@ -12,6 +12,7 @@ from crc32c import crc32c
 
 from . import format as fmt
 from . import shm
+from .errors import VersionMismatch
 from .files import Files
 
 pack_slot = struct.Struct("<Q").pack
@@ -76,7 +77,10 @@ def open_sealed(
     except FileNotFoundError:
         return None
     view = memoryview(mapping)
-    header = fmt.read_index_header(bytes(view[: fmt.INDEX_HEADER_BYTES]), path)
+    try:
+        header = fmt.read_index_header(bytes(view[: fmt.INDEX_HEADER_BYTES]), path)
+    except VersionMismatch:
+        header = None  # a cache: made anew, like one that is damaged
     slots = view[fmt.INDEX_HEADER_BYTES :]
     if (
         header is not None

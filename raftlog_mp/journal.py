@@ -7,27 +7,24 @@ the log as it was; after it, as it shall be.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable
 from functools import partial
 
 from crc32c import crc32c
 
 from . import format as fmt
-from . import hard_state, shm
+from . import shm
 from .catalog import SegmentInfo, clipped
-from .errors import DiskFull, RaftLogError
+from .errors import DiskFull, RaftLogError, SyncFailed
 from .files import join
 from .index import ActiveIndex, pack_slot, write_sealed
 from .layout import NOTHING_REMOVED
 from .manifest import save
 from .pipeline import Batch, Carried, Change, Pipeline
 from .segment import SegmentWriter
+from .shortage import FULL, remove_caches, remove_half_made
 from .terms import Run, TermRuns, write_sealed_runs
-from .types import HardState, LogId
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
+from .types import LogId
 
 
 class Journal(Pipeline):
@@ -35,10 +32,13 @@ class Journal(Pipeline):
 
     def mark(self) -> None:
         """Append a record without entries whose header vouches for everything durable so far."""
-        if self.end + fmt.RECORD_BYTES > self._limit:
-            self.roll()  # the head of the next segment says as much
-        else:
+        if self.end + fmt.RECORD_BYTES <= self._limit:
             self._append_mark()
+            return
+        try:
+            self.roll()  # the head of the next segment says as much
+        except DiskFull:
+            self.vouched = self.durable  # not before there is space: the next append begins that segment
 
     # ------------------------------------------------------------ steps
     def roll(self, body_bytes: int = 0, count: int = 0, *, carried: Carried | None = None) -> None:
@@ -94,10 +94,11 @@ class Journal(Pipeline):
         try:
             manifest.segments, manifest.durable = kept, self.durable
             manifest.purged_index, manifest.purged_term = purged.index, purged.term
-            save(self.files, self.directory, manifest, ready=partial(self.control.open_change, NOTHING_REMOVED))
+            self._save_purge(dead)
         except OSError as error:
             manifest.segments, (manifest.purged_term, manifest.purged_index), manifest.durable = before
             self.control.close_change(happened=False)
+            remove_half_made(self.files, self.directory, newest.segment_id)
             raise self._space_error(error, self.directory) from error
         self._bump_catalog()
         self._tell_purged(purged)
@@ -106,32 +107,15 @@ class Journal(Pipeline):
         self.control.close_change(happened=True)
         self.dead += dead
 
-    def save_hard_state(self, state: HardState) -> None:
-        """Make a term and vote durable.  Raises :class:`SyncFailed` for good if the disk fails."""
-        control = self.control
-        version = control.hard_version.load(shm.RELAXED) + 1
+    def _save_purge(self, dead: list[SegmentInfo]) -> None:
+        """Swap the manifest, also on a full disk: purging is how its user makes room."""
+        ready = partial(self.control.open_change, NOTHING_REMOVED)
         try:
-            hard_state.save(self.files, self.directory, state, version)
+            save(self.files, self.directory, self.manifest, ready=ready)
         except OSError as error:
-            if error.errno in SHORTAGES:  # it could not even be opened
-                raise self._space_error(error, self.directory) from error
-            raise self.fail(error) from error
-        self.hard = state
-        control.hard_term.store(state.term, shm.RELEASE)
-        control.hard_version.store(version, shm.SEQ_CST)  # after the fsync: a reader takes no newer slot than this
-
-    def commit_to(self, index: int) -> int:
-        """Raise the commit index, at most to the last visible entry; returns it.  On disk with the next manifest."""
-        commit = max(self.manifest.commit_index, min(index, self.published_index))
-        if commit > self.manifest.commit_index:
-            self.manifest.commit_index = commit
-            self.control.commit_index.store(commit, shm.SEQ_CST)  # SEQ_CST: followers' doorbells hang on it
-        return commit
-
-    @property
-    def purged(self) -> LogId:
-        """The boundary: id of the last entry that was purged, ``LogId(0, 0)`` if none was."""
-        return LogId(self.manifest.purged_term, self.manifest.purged_index)
+            if error.errno not in FULL or not remove_caches(self.files, self.directory, dead):
+                raise
+            save(self.files, self.directory, self.manifest, ready=ready)
 
     def take_dead(self) -> list[SegmentInfo]:
         """The segments whose files may go; the caller removes them."""
@@ -199,6 +183,8 @@ class Journal(Pipeline):
         segment.close()
         if error.errno in FULL:
             self.files.unlink(segment.path)  # the manifest does not know it; its space is wanted elsewhere
+            for newest in self.manifest.segments[-1:]:
+                remove_half_made(self.files, self.directory, newest.segment_id)
         if index is not None:
             index.close()
         self._limit = self._open_end = 0  # the old segment may be sealed by now: the next append has to roll, too
@@ -312,22 +298,20 @@ class Journal(Pipeline):
             raise self._space_error(error, path) from error
         return segment
 
-    def _space_error(self, error: OSError, path: str) -> RaftLogError:
-        if error.errno in (*FULL, *SHORTAGES):
-            return DiskFull(
-                f"{path} cannot be created ({error.strerror}): nothing was changed. What was acknowledged stays "
-                "readable; free space (or purge the log) and try again.", errno=error.errno,
-            )  # fmt: skip
-        return self.fail(error)
-
     def _create_index(self, info: SegmentInfo) -> ActiveIndex:
         shm.make_folder(self.folder)  # again, should somebody have wiped it under us
         path = join(self.folder, fmt.active_index_name(self.generation, info.segment_id))
         return ActiveIndex(path, info.base_index, info.index_slots)
 
     def _seal_active(self) -> None:
-        """The active segment's data is durable: write its index file, then its seal; state it in the manifest."""
-        assert self.segment is not None and self.index is not None
+        """The active segment's data is durable: write its index and term runs, then its seal."""
+        self._write_caches()
+        assert self.segment is not None
+        self.segment.seal(self.end, self.next_index - 1, self.last_term)
+
+    def _write_caches(self) -> None:
+        """What can be rebuilt from the active segment's records."""
+        assert self.index is not None
         info = self.manifest.segments[-1]
         last_index = self.next_index - 1
         path = join(self.directory, fmt.index_name(info.segment_id))
@@ -335,7 +319,6 @@ class Journal(Pipeline):
         path = join(self.directory, fmt.terms_name(info.segment_id))
         runs = self.terms.runs.between(info.base_index, last_index)
         write_sealed_runs(self.files, path, self.log_id, info.segment_id, runs)
-        self.segment.seal(self.end, last_index, self.last_term)
 
     def _adopt(self, segment: SegmentWriter, index: ActiveIndex, info: SegmentInfo) -> None:
         old_segment, old_index = self.segment, self.index
@@ -374,20 +357,39 @@ class Journal(Pipeline):
 
     # ------------------------------------------------------------ end
     def close(self, *, clean: bool) -> None:
-        """Release everything; ``clean``: flush, seal, and say so in the manifest."""
-        if clean and self.failure is None:
-            self.flush()
-            self.publish()
-            sealed = self._as_sealed()
-            self._seal_active()
-            self.manifest.segments = sealed
-            self.manifest.durable, self.manifest.clean, self.manifest.settled = self.durable, True, True
-            save(self.files, self.directory, self.manifest)
+        """Release everything; ``clean``: flush, seal, and say so in the manifest, as far as the disk lets us."""
+        clean = clean and self.failure is None and self._finish()
         if self.segment is not None:
             self.segment.close()
-        if self.index is not None and clean and self.failure is None:
+        if self.index is not None and clean:
             self.index.close()
         self.ring.close()
-        self.terms.close(remove=clean and self.failure is None)
-        if clean and self.failure is None:
+        self.terms.close(remove=clean)
+        if clean:
             shm.remove(join(self.folder, fmt.ring_name(self.generation)))  # nothing in it that the files lack
+
+    def _finish(self) -> bool:
+        """Flush, seal, and say so; False if there is no space for that: what is there is durable all the same."""
+        self.flush()
+        self.publish()
+        manifest, sealed = self.manifest, self._as_sealed()
+        assert self.segment is not None
+        try:
+            try:
+                self._write_caches()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                remove_half_made(self.files, self.directory, sealed[-1].segment_id)
+            self.segment.seal(self.end, self.next_index - 1, self.last_term)  # gives back what the segment did not use
+            manifest.segments = sealed
+            manifest.durable, manifest.clean, manifest.settled = self.durable, True, True
+            save(self.files, self.directory, manifest)
+        except OSError as error:
+            manifest.clean = manifest.settled = False
+            remove_half_made(self.files, self.directory, sealed[-1].segment_id)
+            failed = self._space_error(error, self.directory)
+            if isinstance(failed, SyncFailed):
+                raise failed from error
+            return False
+        return True

@@ -77,6 +77,11 @@ CONTROL_WORDS: dict[str, int] = {
     "spin_ns": 616,  # how long a client looks for its answer before it sleeps: the writer knows who is at work
     "segments": 624,
     "loss_possible": 632,
+    "scrubbed_bytes": 640,
+    "scrub_passes": 648,
+    "scrub_damage": 656,
+    "damaged_segment": 664,  # where the scrubber found damage last: segment id,
+    "damaged_offset": 672,  # and byte in its file
 }
 
 # The second page: what the last changes removed.  Change number n (the epoch after it is 2 * n) has slot n % 512: the

@@ -116,6 +116,9 @@ class LogReader:
         found = self._reader.steady(look)
         if found is None:
             self._source.check_readable(index)
+        lost = self._source.lost_at(index)
+        if lost is not None and self.term_of(lost[0] - 1) != self.term_of(lost[1] + 1):
+            raise self._source.loss(lost)  # where in the hole the term changed, nobody knows
         return found
 
     def first_index_of_term(self, term: int) -> int | None:

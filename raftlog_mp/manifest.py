@@ -36,12 +36,35 @@ class Manifest:
     shm_dir: str | None = None
     evidence: list[str] = field(default_factory=list)  # torn tails that were cut, so that none is cut twice
     commit_index: int = 0
+    # Damage that repair has accepted: [first_index, last_index, segment_id, offset in its file].  A row whose last
+    # index lies below its first cost no entry (or none that is still in the log): known damage, nothing more.
+    lost: list[list[int]] = field(default_factory=list)
+
+    def live_lost(self) -> list[list[int]]:
+        """The rows of ``lost`` as the log stands now: less what was purged, truncated or replaced since."""
+        if not self.lost:
+            return []
+        listed, rows = {info.segment_id: info for info in self.segments}, []
+        for first, last, segment_id, offset in self.lost:
+            info = listed.get(segment_id)
+            if info is not None:
+                low = max(first, self.purged_index + 1)
+                high = last if info.last_index is None else min(last, info.last_index)
+                rows.append([low, max(high, low - 1), segment_id, offset])
+        return rows
+
+    def lost_at(self, index: int) -> list[int] | None:
+        """The row that holds ``index``, if repair has given the entry up."""
+        return next((row for row in self.live_lost() if row[0] <= index <= row[1]), None)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         # Field by field: asdict() copies deeply, and took 32 ms for 1000 segments, at every roll.
         data = {one.name: getattr(self, one.name) for one in fields(self)}
         data["segments"] = list(map(_row_of, self.segments))
+        data["lost"] = self.live_lost()
+        if not data["lost"]:
+            del data["lost"]  # most logs have lost nothing, and older releases do not know the word
         return data
 
     @classmethod

@@ -18,8 +18,10 @@ from .manifest import Manifest
 from .segment import seal_segment
 
 
-def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan) -> None:
+def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan, *, aside: str | None = None) -> None:
     """Carry the plan out on the files and bring ``manifest`` (not yet saved) up to it: every live segment is sealed.
+
+    ``aside``: the folder for the bytes that go; ``quarantine/`` itself if None.
 
     The order makes it repeatable: bytes aside first, then the data, then the seal; the manifest that states
     it all is saved by the caller, and until then a second run finds the same or a finished state.
@@ -27,7 +29,7 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan) -> 
     plan.refuse()
     for finding in plan.findings:
         if finding.action == table.RECREATE:
-            set_aside(files, directory, finding.file, 0)
+            set_aside(files, directory, finding.file, 0, aside)
             files.unlink(join(directory, finding.file))
     for info in plan.reseal:
         with files.opened(join(directory, fmt.segment_name(info.segment_id)), write=True) as fd:
@@ -36,7 +38,7 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan) -> 
             )
     segments = list(plan.segments)
     if plan.tail is not None:
-        segments.append(_finish_tail(files, directory, manifest, plan, plan.tail))
+        segments.append(_finish_tail(files, directory, manifest, plan, plan.tail, aside))
     manifest.segments = segments
     manifest.durable = plan.file_end if plan.ring_to_new_segment else plan.end
     manifest.failed = False
@@ -47,10 +49,12 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan) -> 
     files.sync_dir(directory)
 
 
-def _finish_tail(files: Files, directory: str, manifest: Manifest, plan: Plan, tail: SegmentInfo) -> SegmentInfo:
+def _finish_tail(
+    files: Files, directory: str, manifest: Manifest, plan: Plan, tail: SegmentInfo, aside: str | None
+) -> SegmentInfo:
     name = fmt.segment_name(tail.segment_id)
     if plan.cut:
-        set_aside(files, directory, name, fmt.DATA_OFFSET + plan.file_end - tail.start)
+        set_aside(files, directory, name, fmt.DATA_OFFSET + plan.file_end - tail.start, aside)
     end, last_index, last_term, slots = plan.end, plan.last_index, plan.last_term, plan.slots + plan.ring_slots
     if plan.ring_to_new_segment:
         end, last_index, last_term, slots = plan.file_end, plan.file_last_index, plan.file_last_term, plan.slots
@@ -66,9 +70,12 @@ def _finish_tail(files: Files, directory: str, manifest: Manifest, plan: Plan, t
     return tail.finished(end, last_index, last_term)
 
 
-def set_aside(files: Files, directory: str, name: str, offset: int) -> None:
-    """Keep a copy of everything from ``offset`` on (trailing zeros left out) in ``quarantine/``.  Durable on return."""
-    folder = join(directory, fmt.QUARANTINE_NAME)
+def set_aside(files: Files, directory: str, name: str, offset: int, folder: str | None = None) -> None:
+    """Keep a copy of everything from ``offset`` on (trailing zeros left out) in ``folder``, by default ``quarantine/``.
+
+    Durable on return.
+    """
+    folder = folder or join(directory, fmt.QUARANTINE_NAME)
     files.make_dir(folder)
     with files.opened(join(directory, name)) as fd:
         data = files.pread(fd, files.size(fd), offset).rstrip(b"\0")

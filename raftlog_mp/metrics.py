@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from . import format as fmt
 from . import layout
 
 
@@ -39,6 +40,11 @@ class LogStats:
     pressure_level: str
     lapped_reads: int  # of this handle: the ring had moved on, the segment served
     loss_possible: bool  # the last recovery could not rule out that a power cut took a suffix
+    scrubbed_bytes: int  # of sealed segments, read again and checked
+    scrub_passes: int  # through all of them
+    scrub_damage: int  # damaged places found; they stay counted until the writer's next start
+    damaged_file: str  # where the last of them is; "" if there is none
+    damaged_offset: int  # byte in that file
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -55,8 +61,10 @@ def stats_of(view: Any, path: str, *, lapped_reads: int = 0) -> LogStats:
         fsync_ms_mean=round(words["fsync_ns"] / fsyncs / 1e6, 4) if fsyncs else 0.0,
         pressure_level=layout.LEVEL_NAMES.get(words["pressure_level"], "none"),
         lapped_reads=lapped_reads, loss_possible=bool(words["loss_possible"]),
+        damaged_file=fmt.segment_name(words["damaged_segment"]) if words["scrub_damage"] else "",
         **{name: words[name] for name in (
             "first_index", "last_index", "durable_index", "commit_index", "appends", "entries", "bytes", "fsyncs",
             "unflushed_entries", "unflushed_bytes", "segments", "rolls", "marks", "clients", "readers", "dropped_peers",
+            "scrubbed_bytes", "scrub_passes", "scrub_damage", "damaged_offset",
         )},
     )  # fmt: skip

@@ -15,7 +15,7 @@ import errno
 from typing import NamedTuple
 
 from . import format as fmt
-from . import layout, shm
+from . import hard_state, layout, shm
 from .catalog import SegmentInfo
 from .config import LogConfig
 from .control import Control
@@ -26,6 +26,7 @@ from .manifest import Manifest, save
 from .producers import Producers
 from .ring import RingWriter
 from .segment import SegmentWriter
+from .shortage import FULL, SHORTAGES, disk_full
 from .syncer import FlushJob
 from .terms import Run, TermTable
 from .types import HardState, LogId
@@ -78,6 +79,7 @@ class Pipeline:
         self.tail_entries_end = end  # end of the newest record that holds entries
         self.old_folder = folder  # shared files of the writers before
         self.failure: SyncFailed | None = None
+        self.failure_saved = False  # the manifest holds the latch
         self.job: FlushJob | None = None
         self.segment: SegmentWriter | None = None
         self.index: ActiveIndex | None = None
@@ -200,8 +202,39 @@ class Pipeline:
 
     def tell_unflushed(self) -> None:
         """Show how much waits for an fsync."""
-        self.control.unflushed_entries.store(self.unflushed_entries, shm.RELAXED)
-        self.control.unflushed_bytes.store(self.end - self.durable, shm.RELAXED)
+        entries, end = self.unflushed_entries, self.end
+        if self.failure is not None:  # what was refused waits for nothing: only what was acknowledged counts
+            entries, end = self.published_index - self.durable_index, self.published
+        self.control.unflushed_entries.store(entries, shm.RELAXED)
+        self.control.unflushed_bytes.store(end - self.durable, shm.RELAXED)
+
+    # ------------------------------------------------------------ hard state and commit index
+    def save_hard_state(self, state: HardState) -> None:
+        """Make a term and vote durable.  Raises :class:`SyncFailed` for good if the disk fails."""
+        control = self.control
+        version = control.hard_version.load(shm.RELAXED) + 1
+        try:
+            hard_state.save(self.files, self.directory, state, version)
+        except OSError as error:
+            if error.errno in SHORTAGES:  # it could not even be opened
+                raise self._space_error(error, self.directory) from error
+            raise self.fail(error) from error
+        self.hard = state
+        control.hard_term.store(state.term, shm.RELEASE)
+        control.hard_version.store(version, shm.SEQ_CST)  # after the fsync: a reader takes no newer slot than this
+
+    def commit_to(self, index: int) -> int:
+        """Raise the commit index, at most to the last visible entry; returns it.  On disk with the next manifest."""
+        commit = max(self.manifest.commit_index, min(index, self.published_index))
+        if commit > self.manifest.commit_index:
+            self.manifest.commit_index = commit
+            self.control.commit_index.store(commit, shm.SEQ_CST)  # SEQ_CST: followers' doorbells hang on it
+        return commit
+
+    @property
+    def purged(self) -> LogId:
+        """The boundary: id of the last entry that was purged, ``LogId(0, 0)`` if none was."""
+        return LogId(self.manifest.purged_term, self.manifest.purged_index)
 
     # ------------------------------------------------------------ disk
     def flush(self) -> None:
@@ -261,10 +294,14 @@ class Pipeline:
             errno=error.errno or errno.EIO,
         )
         self.control.state.store(layout.STATE_FAILED, shm.SEQ_CST)
+        self.tell_unflushed()
         self.manifest.failed, self.manifest.durable = True, self.durable
         try:
             save(self.files, self.directory, self.manifest)
+            self.failure_saved = True
         except (OSError, RaftLogError):
             pass  # the control block holds the latch too; of a disk that takes nothing, no more can be asked
         return self.failure
 
+    def _space_error(self, error: OSError, path: str) -> RaftLogError:
+        return disk_full(error, path) if error.errno in (*FULL, *SHORTAGES) else self.fail(error)

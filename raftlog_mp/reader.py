@@ -205,22 +205,25 @@ class Reader:
         ``era``: when the caller saw that these entries are there; :class:`Overtaken` if that is no longer so.
         """
         entries: list[Entry] = []
-        budget = max_bytes
-        for fields, body, low, high in self.records(start, stop, era):
-            term, base, count = fields[10], fields[9], fields[4]
-            if count == 1:
-                batch = [Entry(term, base, body)]
-            else:
-                payloads = fmt.unpack_body(body, count)
-                batch = list(map(Entry, repeat(term), range(low, high), payloads[low - base : high - base]))
-            if budget is None:
-                entries += batch
-                continue
-            for entry in batch:
-                budget -= len(entry.payload)
-                if budget < 0 and entries:
-                    return entries
-                entries.append(entry)
+        try:
+            for fields, body, low, high in self.records(start, stop, era):
+                term, base, count = fields[10], fields[9], fields[4]
+                if count == 1:
+                    batch = [Entry(term, base, body)]
+                else:
+                    payloads = fmt.unpack_body(body, count)
+                    batch = list(map(Entry, repeat(term), range(low, high), payloads[low - base : high - base]))
+                if max_bytes is None:
+                    entries += batch
+                    continue
+                for entry in batch:
+                    max_bytes -= len(entry.payload)
+                    if max_bytes < 0 and entries:
+                        return entries
+                    entries.append(entry)
+        except errors.CorruptLog:
+            if max_bytes is None or not entries:
+                raise  # who sets a limit gets what stands before the damage; the next call names it
         return entries
 
     def records(self, start: int, stop: int, era: Era | None = None) -> Iterator[tuple[Fields, bytes, int, int]]:
@@ -238,10 +241,12 @@ class Reader:
                 era = now
             info, position = self._locate(index)
             data, durable_copy = self._copy(info, position)
-            before, limit = index, stop if info.last_index is None else min(stop, info.last_index + 1)
+            before, limit = index, self._source.before_lost(index, stop, info)
             for fields, body in self._parse(data, position):
                 base, count = fields[9], fields[4]
                 if durable_copy and self._verify and not proves(fields, body):
+                    if index > before:
+                        break  # it may hold none of the wanted entries: the index knows
                     raise self._damaged_record(info, fields[11], index)
                 if count:
                     if not base <= index < base + count:
@@ -284,7 +289,6 @@ class Reader:
             data = ring.copy(position, end)
             if data is not None:
                 return data, False
-        # Lapped: what lies below the floor is durable, so the segment file has it.
         segment = self._segment(info)
         end_of_segment = info.end if info.end is not None else self._durable()
         length = fmt.RECORD_BYTES
@@ -297,6 +301,9 @@ class Reader:
     # ------------------------------------------------------------ where
     def _locate(self, index: int) -> tuple[SegmentInfo, int]:
         """The segment and stream position of the record that holds ``index``."""
+        lost = self._source.lost_at(index)
+        if lost is not None:
+            raise Overtaken if self._overtaken(lost[0], lost[1]) else self._source.loss(lost)
         info = self._source.catalog().find(index)
         if info is None:
             raise self._damage(None, 0, index, index)
@@ -355,9 +362,8 @@ class Reader:
         """The error for a record: all its entries, those whose index slots name its position, are concerned."""
         if self._overtaken(index, index):
             return Overtaken()
-        active_base, active_slots, _ = self._active
-        found = None if index >= active_base else self._index(info)
-        base, slots = (active_base, active_slots) if found is None else (found.base_index, found.slots)
+        found = self._active[2] if index >= self._active[0] else self._index(info)
+        base, slots = found.base_index, found.slots
         first = last = index
         while first > base and slots[first - 1 - base] == position:
             first -= 1
@@ -368,8 +374,8 @@ class Reader:
 
     def _overtaken(self, first: int, last: int | None) -> bool:
         """Whether entries may be unreadable for a better reason than damage: the log has moved on."""
-        purged = last is not None and last < self._first()
-        return bool(purged or first > self._last() or self._version() != self._seen)
+        moved = first > self._last() or self._version() != self._seen
+        return bool(moved or (last is not None and last < self._first()))
 
     def _damage(self, info: SegmentInfo | None, position: int, first: int, last: int | None) -> Exception:
         if self._overtaken(first, last):

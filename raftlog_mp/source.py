@@ -19,6 +19,7 @@ from .index import IndexReader, from_slots, open_active, open_sealed
 from .link import Link
 from .manifest import Manifest
 from .segment import SegmentReader, scan_records
+from .survey import survey
 from .term_history import runs_in_file, runs_in_records, runs_of_log
 from .terms import TermRuns
 
@@ -259,12 +260,41 @@ class Source:
             opened = open_sealed(self._files, path, found.log_id, info.segment_id, info.base_index, count)
             if opened is not None:
                 return opened
+        if any(row[2] == info.segment_id for row in found.lost) and info.last_index is not None:
+            around = survey(self._files, self._directory, info, found.log_id)
+            return from_slots(info.base_index, around.slots(info.base_index, info.last_index + 1))
         slots: list[bytes] = []
         scan_records(
             segment.data, expected_header(found, info), info.generation, limit=info.end,
             on_record=lambda record, _: slots.append(record.position.to_bytes(8, "little") * record.count),
         )  # fmt: skip
         return from_slots(info.base_index, b"".join(slots))
+
+    def lost_at(self, index: int) -> list[int] | None:
+        """The row of the manifest's ``lost`` that holds the entry; None if repair has not given it up."""
+        found = self._manifest
+        return found.lost_at(index) if found is not None and found.lost else None
+
+    def before_lost(self, index: int, stop: int, info: SegmentInfo) -> int:
+        """Up to which index entries from ``index`` on may be read in one go: ``stop``, the segment's end, or a hole."""
+        found = self._manifest
+        if info.last_index is not None:
+            stop = min(stop, info.last_index + 1)
+        if found is None or not found.lost:
+            return stop
+        return min([stop, *(first for first, last, _, _ in found.live_lost() if index < first <= last)])
+
+    def loss(self, row: list[int]) -> errors.CorruptLog:
+        """The error for entries that repair has given up: one row of ``Manifest.lost``."""
+        first, last, segment_id, offset = row
+        name = fmt.segment_name(segment_id)
+        what = f"entry {first} is" if first == last else f"entries {first} to {last} are"
+        return errors.CorruptLog(
+            f"{what} lost: the bytes in {join(self._directory, name)} at offset {offset} were damaged, and repair has "
+            "noted the hole. Everything else is served. A Raft node fetches what is missing from a peer: "
+            f"truncate_from({first}), then append_entries()",
+            segment=name, offset=offset, first_index=first, last_index=last,
+        )  # fmt: skip
 
     def check_readable(self, index: int) -> None:
         """Raise :class:`CorruptLog` for an index that damage, not absence, keeps from being served."""

@@ -8,6 +8,7 @@ from . import format as fmt
 from .catalog import SegmentInfo
 from .files import Files, join
 from .manifest import Manifest
+from .survey import survey
 from .terms import Run, read_sealed_runs, write_sealed_runs
 
 
@@ -25,7 +26,10 @@ def runs_of_log(
         path = join(directory, fmt.terms_name(info.segment_id))
         found = read_sealed_runs(files, path, manifest.log_id, info.segment_id)
         if found is None:
-            found = runs_in_file(files, directory, info, info.end or 0)
+            if any(row[2] == info.segment_id for row in manifest.lost):
+                found = survey(files, directory, info, manifest.log_id).runs(info)
+            else:
+                found = runs_in_file(files, directory, info, info.end or 0)
             if keep:
                 write_sealed_runs(files, path, manifest.log_id, info.segment_id, found)
         runs += [run for run in found if run[0] <= info.last_index]

@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict
 
 from . import format as fmt
 from . import layout, shm
+from .errors import VersionMismatch
 from .files import Files, join
 from .layout import TERM_EDITION_SHIFT, TERM_RUN, TERM_RUN_BYTES
 
@@ -210,7 +211,7 @@ def read_sealed_runs(files: Files, path: str, log_id: int, segment_id: int) -> l
     """The runs beside a segment, or None if the file is missing or not exactly right (then rebuild it)."""
     try:
         document = fmt.read_document(fmt.TERMS_MAGIC, files.read_file(path), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, VersionMismatch):  # a cache: made anew, like one that is damaged
         return None
     if document is None or (document.get("log_id"), document.get("segment_id")) != (log_id, segment_id):
         return None

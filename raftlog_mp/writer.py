@@ -19,6 +19,7 @@ from .findings import Plan
 from .flush import seconds_until_flush
 from .intake import Intake
 from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
+from .scrubber import Scrubber
 from .sessions import Peer, Sessions
 from .sweeper import Sweeper
 from .syncer import Syncer
@@ -54,9 +55,12 @@ class Writer:
         self._syncer: Syncer | None = None
         if self._mem_first:
             startup.preload(self.journal)
-            processes.set_switch_interval(SWITCH_INTERVAL_SECONDS)
             self._syncer = Syncer()
             self.sessions.poller.add(self._syncer.event.fd, self._syncer)
+        rate = self.config.scrub_bytes_per_s
+        self._scrubber = Scrubber(directory, manifest.log_id, rate) if rate else None
+        if self._mem_first or rate:
+            processes.set_switch_interval(SWITCH_INTERVAL_SECONDS)
         self._sweeper = Sweeper(self.journal.files, directory)
         self._sweeper.remove(self.journal.take_dead())
         self._wake = wakeup.Event()
@@ -77,6 +81,9 @@ class Writer:
     def run(self) -> None:
         """Serve until :meth:`stop`, or until the linger time has passed without a client."""
         busy_rounds = 0
+        if self._scrubber is not None:
+            self._scrubber.tend(self.journal.manifest, self.control)
+            self._scrubber.start()
         while not self._stopping:
             moved = self._intake.drain()
             if moved and not self._mem_first:
@@ -146,6 +153,8 @@ class Writer:
         if now < self._count_at:
             return
         self._count_at = now + COUNT_SECONDS
+        if self._scrubber is not None:
+            self._scrubber.tend(self.journal.manifest, self.control)
         busy = self._intake.count_active() + len(self.sessions.peers) - len(self.sessions.clients)
         patience, cores = self.config.spin_us / 1e6, self._cores
         waits_for_sync = not self._mem_first and not isinstance(self.config.flush_policy, Batch)
@@ -155,7 +164,7 @@ class Writer:
         self.control.spin_ns.store(int(seconds * 1e9), shm.RELAXED)
 
     def _check_linger(self) -> None:
-        if not self.sessions.peers:
+        if not self.sessions.peers and self.journal.failure is None:  # a failed one stays until it is told to go
             idle = wakeup.now() - self.sessions.last_change
             if idle >= self.config.linger_s:
                 logger.info("no client for %.1f s: leaving", idle)
@@ -309,9 +318,16 @@ class Writer:
             self._syncer.close()
         self._sweeper.remove(journal.take_dead())
         self._sweeper.close()
-        clean = journal.failure is None
-        journal.close(clean=clean)
-        if clean:
+        if self._scrubber is not None:
+            self._scrubber.close()
+        try:
+            journal.close(clean=journal.failure is None)
+        except errors.SyncFailed as failed:
+            logger.error("%s", failed)
+            journal.close(clean=False)
+        if not journal.manifest.clean and journal.failure is None:
+            logger.warning("no space to finish %s in order; all of it is durable", self.directory)
+        if journal.failure is None or journal.failure_saved:  # else these words alone tell the next start of it
             self.control.state.store(self._last_state, shm.SEQ_CST)
         self.sessions.ring_all()
         self.sessions.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -49,6 +50,12 @@ def cli(ctx: click.Context) -> None:
 
 for command in (serve.serve, serve.stop, append.append, read.cat, read.tail, stat.stat, bench.bench):
     cli.add_command(command)
+for _name in ("check", "dump", "repair", "backup"):  # being written
+    try:
+        _module = importlib.import_module(f"..cli.{_name}", __package__)
+        cli.add_command(getattr(_module, _name))
+    except (ModuleNotFoundError, AttributeError):
+        pass
 
 
 def run(argv: list[str] | None) -> int:

@@ -44,6 +44,11 @@ GROUPS: dict[str, list[Row]] = {
         ("rolls", lambda s: screen.count(s.rolls), "segments begun"),
         ("marks", lambda s: screen.count(s.marks), "durable marks left when idle"),
         ("dropped_peers", lambda s: screen.count(s.dropped_peers), "clients dropped for sending nonsense"),
+        ("scrubbed_bytes", lambda s: screen.size(s.scrubbed_bytes), "of sealed segments, read again and checked"),
+        ("scrub_passes", lambda s: screen.count(s.scrub_passes), "times through all sealed segments"),
+        ("scrub_damage", lambda s: screen.count(s.scrub_damage), "damaged places found by that"),
+        ("damaged_file", lambda s: s.damaged_file or "none", "where the last of them is"),
+        ("damaged_offset", lambda s: screen.count(s.damaged_offset), "byte in that file"),
     ],
     "now": [
         ("segments", lambda s: screen.count(s.segments), "segment files"),
@@ -82,12 +87,39 @@ def stat(directory: str, watch: bool, interval: float, as_json: bool) -> int:
     return outcome.FINE
 
 
+def notices(stats: LogStats) -> list[str]:
+    """What the numbers mean for whoever runs the log, if it needs attention: one sentence or two for each matter."""
+    found = []
+    if stats.state == "failed":
+        stop = f", run `raftlog-mp stop {stats.path}`" if stats.writer_pid else ""
+        found.append(
+            "FAILED: writing or syncing a file failed. The log is read-only: appends raise SyncFailed, reads go on. "
+            f"Check the disk{stop}, then start a writer again: it re-reads everything."
+        )
+        if stats.last_index > stats.durable_index:
+            found.append(
+                f"Entries {stats.durable_index + 1} to {stats.last_index} were acknowledged and are not durable: "
+                "only the writer's shared memory holds them."
+            )
+    if stats.scrub_damage:
+        found.append(
+            f"DAMAGE: the scrubber found {stats.scrub_damage} damaged place{'s' if stats.scrub_damage > 1 else ''}, "
+            f"the last in {stats.damaged_file} at offset {stats.damaged_offset}. Reads of it raise CorruptLog, "
+            f"everything else is served. Run `raftlog-mp check {stats.path}`."
+        )
+    if stats.loss_possible:
+        found.append("LOSS POSSIBLE: a power cut may have taken entries from the end that only memory held.")
+    return found
+
+
 def print_json(reader: log_reader.LogReader, interval: float | None) -> None:
     """The numbers as JSON, once or every ``interval`` seconds."""
     while True:
-        found: dict[str, Any] = reader.stats().as_dict() | {
+        stats = reader.stats()
+        found: dict[str, Any] = stats.as_dict() | {
             "uuid": reader.uuid,
             "config": reader.config.as_dict(),
+            "notices": notices(stats),
         }
         click.echo(json.dumps(found))
         if interval is None:
@@ -120,7 +152,7 @@ def columns(stats: LogStats, entries_per_second: float | None) -> Table:
     both = Table.grid(padding=(0, 6, 0, 0))
     both.title, both.title_justify, both.title_style = stats.path, "left", "bold"
     both.add_row(grid(stats, ("writer", "entries"), meanings=False), right)
-    return both
+    return noticed(both, stats)
 
 
 def table(reader: log_reader.LogReader) -> Table:
@@ -135,6 +167,13 @@ def table(reader: log_reader.LogReader) -> Table:
     drawn.add_row("  ring_bytes", screen.size(config.ring_bytes), "newest bytes, in shared memory")
     drawn.add_row("  lane_bytes", screen.size(config.lane_bytes), "submission queue of a client")
     drawn.add_row("  max_entry_bytes", screen.size(config.entry_bytes_limit), "largest entry")
+    drawn.add_row("  scrub_bytes_per_s", screen.size(config.scrub_bytes_per_s), "the scrubber's rate")
+    return noticed(drawn, stats)
+
+
+def noticed(drawn: Table, stats: LogStats) -> Table:
+    """The table with what needs attention below it."""
+    drawn.caption, drawn.caption_justify, drawn.caption_style = "\n".join(notices(stats)) or None, "left", "bold red"
     return drawn
 
 

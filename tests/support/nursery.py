@@ -1,12 +1,16 @@
 """Processes that begin at once: forked from one that has imported everything already.
 
-For tests that need hundreds of them.  Each is a process of its own, with its own id, stopped and killed by it.  Run as
-``python -m support.nursery``: each line of its input is one JSON list::
+For tests that need hundreds of them.  Each is a process of its own, with its own id, stopped and killed by it.  Run
+as ``python -m support.nursery FOLDER``: each line of its input is one JSON list, and each gets one line in return, at
+once::
 
-    ["run", module, function, argument, ...]   prints the new process's id, and at its end what the function returned
-    ["wait", id]                               waits for its end, prints its exit code, or minus the signal
+    ["run", module, function, argument, ...]   the new process's id
+    ["ended", id]                              its exit code, or minus the signal; null while it runs
+    ["kill", id]                               SIGKILL, if it still runs: its exit code
 
-At the end of its input it kills what still runs.
+What a process prints, and at its end what its function returned, stands in FOLDER/ID.out, so that nobody ever waits for
+somebody to read it, and nobody reads what was meant for another.  At the end of its input the nursery kills what still
+runs.
 """
 
 from __future__ import annotations
@@ -15,45 +19,158 @@ import contextlib
 import importlib
 import json
 import os
+import select
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import raftlog_mp as rl
 
 from . import bent_writer
-from .processes import PATIENCE_S, Child
+from .processes import PATIENCE_S, Child, wait_until
 
 TESTS = Path(__file__).parents[1]
 
 
-class Nursery(Child):
-    """The nursery as a test sees it.  One process at a time may have something to say."""
+class Nursery:
+    """The nursery as a test sees it.  A process that is waited for in vain is killed; what follows starts afresh."""
 
     def __init__(self) -> None:
-        super().__init__("-m", __name__, cwd=str(TESTS))
+        self.patience_s = PATIENCE_S
+        self._folder = Path(tempfile.mkdtemp(prefix="raftlog-nursery-"))
+        self._child: Child | None = self._start()
+        self._read: dict[int, int] = {}  # bytes of each process's output that were taken
+        self._running: set[int] = set()
 
+    # ------------------------------------------------------------ the nursery's own process
+    def _start(self) -> Child:
+        return Child("-m", __name__, str(self._folder), cwd=str(TESTS))
+
+    def _ask(self, *words: Any) -> Any:
+        """One line out, one line back."""
+        if self._child is None:
+            self._child = self._start()
+            self._running.clear()
+        self._child.say(json.dumps(words))
+        assert self._child.process.stdout is not None
+        ready = select.select([self._child.process.stdout], [], [], self.patience_s)[0]
+        try:
+            assert ready, f"the nursery does not answer {words}"
+            return json.loads(self._child.line())
+        except BaseException:
+            self.close(keep_folder=True)  # the next call begins with a new one
+            raise
+
+    def close(self, *, keep_folder: bool = False) -> None:
+        """Kill whatever still runs, and the nursery; idempotent."""
+        if self._child is not None:
+            child, self._child = self._child, None
+            with child:  # at the end of its input it kills its children by itself
+                assert child.process.stdin is not None
+                child.process.stdin.close()
+                try:
+                    child.wait()
+                except subprocess.TimeoutExpired:
+                    for pid in self._running:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+        if not keep_folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def finish(self) -> None:
+        """All its processes have ended, and so does it."""
+        assert not self._running, f"still running: {sorted(self._running)}"
+        if self._child is not None:
+            self._child.finish()
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ processes
     def run(self, module: str, function: str, *arguments: Any) -> int:
         """Let a new process call a function; gives its id."""
-        self.say(json.dumps(["run", module, function, *arguments]))
-        return int(self.line())
+        pid = int(self._ask("run", module, function, *arguments))
+        self._running.add(pid)
+        self._read[pid] = 0
+        return pid
 
-    def answer(self) -> Any:
+    def _wait(self, pid: int, what: str, condition: Callable[[], Any]) -> Any:
+        """Wait for something of a process; if it does not come the process is killed."""
+        try:
+            return wait_until(f"process {pid} {what}", condition, self.patience_s)
+        except BaseException:
+            self.kill(pid)
+            raise
+
+    def line(self, pid: int) -> str:
+        """The next line that a process prints; fails with its output if it ended."""
+        found: list[str] = []
+
+        def arrived() -> bool:
+            over = self._ended(pid) is not None  # before the look: what it printed is complete then
+            with (self._folder / f"{pid}.out").open("rb") as file:
+                file.seek(self._read[pid])
+                text = file.readline()
+            if text.endswith(b"\n"):
+                self._read[pid] += len(text)
+                found.append(text.decode().strip())
+            assert found or not over, f"process {pid} has ended: {self.output(pid)}"
+            return bool(found)
+
+        self._wait(pid, "prints a line", arrived)
+        return found[0]
+
+    def output(self, pid: int) -> str:
+        """All that a process has printed."""
+        return (self._folder / f"{pid}.out").read_text(errors="replace")
+
+    def answer(self, pid: int) -> Any:
         """What the function returned."""
-        return json.loads(self.line())
+        return json.loads(self.line(pid))
+
+    def _ended(self, pid: int) -> int | None:
+        if pid not in self._running:
+            return 0
+        code = self._ask("ended", pid)
+        return None if code is None else int(code)
 
     def ended(self, pid: int) -> int:
         """Wait for the process's end: its exit code, or minus the signal that killed it."""
-        self.say(json.dumps(["wait", pid]))
-        return int(self.line())
+        code: list[int] = []
 
+        def over() -> bool:
+            found = self._ended(pid)
+            code.extend([] if found is None else [found])
+            return bool(code)
+
+        self._wait(pid, "ends", over)
+        self._running.discard(pid)
+        return code[0]
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL, if it still runs, and the end of it."""
+        if pid in self._running and self._child is not None:
+            self._running.discard(pid)
+            self._ask("kill", pid)
+
+    # ------------------------------------------------------------ writers
     def writer(self, directory: str, config: rl.LogConfig | None = None, **spec: Any) -> int:
         """A writer that serves, bent as ``spec`` says (see ``bent_writer.py``); gives its id."""
         spec["config"] = config.as_dict() if config is not None else None
         pid = self.run(bent_writer.__name__, "main", directory, json.dumps(spec))
-        assert self.line() == "serving"
+        assert self.line(pid) == "serving"
         return pid
 
     @contextlib.contextmanager
@@ -64,7 +181,7 @@ class Nursery(Child):
             yield
         finally:
             os.kill(pid, signal.SIGTERM)
-            assert self.ended(pid) == 0, f"the writer of {directory} did not end well"
+            assert self.ended(pid) == 0, f"the writer of {directory} did not end well: {self.output(pid)}"
 
     @contextlib.contextmanager
     def log(self, directory: str, config: rl.LogConfig | None = None) -> Iterator[rl.Log]:
@@ -73,39 +190,63 @@ class Nursery(Child):
             yield log
 
 
-def play(function: Callable[..., Any], arguments: list[Any]) -> None:
+# ---------------------------------------------------------------- in the nursery's process
+def play(folder: Path, function: Callable[..., Any], arguments: list[Any]) -> None:
     """In the new process: call the function and say what it returned."""
-    print(os.getpid(), flush=True)
+    fd = os.open(folder / f"{os.getpid()}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
     result = function(*arguments)
     if result is not None:
         print(json.dumps(result), flush=True)
 
 
-def main() -> None:
-    """Start and await processes as the input says."""
-    children = set()
+def start(folder: Path, module: str, function: str, arguments: list[Any]) -> int:
+    """Fork a process that calls a function."""
+    act = getattr(importlib.import_module(module), function)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            play(folder, act, arguments)
+            code = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    (folder / f"{pid}.out").touch()
+    return pid
+
+
+def main(place: str) -> None:
+    """Start, look at and kill processes as the input says."""
+    running: set[int] = set()
+    codes: dict[int, int] = {}
+
+    def look(pid: int, flags: int) -> int | None:
+        if pid in running:
+            found, status = os.waitpid(pid, flags)
+            if found:
+                running.discard(pid)
+                codes[pid] = os.waitstatus_to_exitcode(status)
+        return codes.get(pid)
+
     for line in sys.stdin:
         kind, *rest = json.loads(line)
         if kind == "run":
-            function = getattr(importlib.import_module(rest[0]), rest[1])
-            pid = os.fork()
-            if pid == 0:
-                code = 1
-                try:
-                    play(function, rest[2:])
-                    code = 0
-                except BaseException:
-                    sys.excepthook(*sys.exc_info())
-                finally:
-                    os._exit(code)
-            children.add(pid)
+            pid = start(Path(place), rest[0], rest[1], rest[2:])
+            running.add(pid)
+            answer: int | None = pid
         else:
-            print(os.waitstatus_to_exitcode(os.waitpid(rest[0], 0)[1]), flush=True)
-            children.discard(rest[0])
-    for pid in children:
+            if kind == "kill" and rest[0] in running:
+                os.kill(rest[0], signal.SIGKILL)
+            answer = look(rest[0], 0 if kind == "kill" else os.WNOHANG)
+        print(json.dumps(answer), flush=True)
+    for pid in running:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

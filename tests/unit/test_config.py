@@ -29,6 +29,7 @@ NUMBERS: dict[str, tuple[float, float, bool]] = {  # field -> lowest, highest, w
     "lane_bytes": (64 * KIB, GIB, True),
     "linger_s": (0, 86_400, False),
     "idle_mark_ms": (1, 60_000, False),
+    "scrub_bytes_per_s": (0, 16 * GIB, True),
 }
 BAD: list[tuple[type, dict[str, Any], str]] = [
     *[(LogConfig, {name: low - 1}, name) for name, (low, _, _) in NUMBERS.items()],
@@ -89,6 +90,7 @@ FULL = LogConfig(
     strategy="mem_first", flush_policy=Batch(7, 2.5), segment_bytes=MIB, ring_bytes=2 * MIB, lane_bytes=MIB,
     max_entry_bytes=1000, max_buffered_bytes=MIB, max_buffered_entries=9, pressure=PressureConfig(0.5, 0.6, 50),
     linger_s=1.5, idle_mark_ms=50, verify_reads=False, shm_dir="/dev/shm", allow_any_filesystem=True,
+    scrub_bytes_per_s=0,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raftlog_mp import layout
+from raftlog_mp.cli.stat import notices
 from raftlog_mp.config import Batch, LogConfig
 from raftlog_mp.control import Control
 from raftlog_mp.metrics import LogStats, stats_of
@@ -19,11 +20,11 @@ from raftlog_mp.metrics import LogStats, stats_of
 PLAIN = (
     "generation", "writer_pid", "first_index", "last_index", "durable_index", "commit_index", "appends", "entries",
     "bytes", "fsyncs", "unflushed_entries", "unflushed_bytes", "segments", "rolls", "marks", "clients", "readers",
-    "dropped_peers",
+    "dropped_peers", "scrubbed_bytes", "scrub_passes", "scrub_damage", "damaged_offset",
 )  # fmt: skip
 # Figures that are made of something else.
 DERIVED = {"path", "state", "strategy", "flush_policy", "fsync_ms_mean", "pressure_level", "lapped_reads",
-           "loss_possible"}  # fmt: skip
+           "loss_possible", "damaged_file"}  # fmt: skip
 DISTINCT = {name: 100_000 + number for number, name in enumerate(layout.CONTROL_WORDS)}
 
 
@@ -76,6 +77,40 @@ def test_the_mean_of_the_fsyncs_is_in_milliseconds(fsyncs: int, nanoseconds: int
 def test_possible_loss_is_yes_or_no() -> None:
     assert stats_of(view_of(loss_possible=1), "/log").loss_possible is True
     assert stats_of(view_of(loss_possible=0), "/log").loss_possible is False
+
+
+def test_the_file_of_the_last_damage_has_a_name_if_there_is_any() -> None:
+    assert stats_of(view_of(scrub_damage=2, damaged_segment=0x1F), "/log").damaged_file == "000000000000001f.seg"
+    assert stats_of(view_of(damaged_segment=7), "/log").damaged_file == ""
+
+
+# What `raftlog-mp stat` says in words.
+NOTICES: list[tuple[dict[str, int], list[tuple[str, ...]]]] = [
+    ({"state": layout.STATE_RUNNING}, []),
+    (
+        {"state": layout.STATE_FAILED, "writer_pid": 7},
+        [("FAILED", "read-only", "SyncFailed", "Check the disk, run `raftlog-mp stop /log`, then start")],
+    ),
+    ({"state": layout.STATE_FAILED}, [("FAILED", "Check the disk, then start a writer")]),
+    (
+        {"state": layout.STATE_FAILED, "last_index": 9, "durable_index": 4},
+        [("FAILED",), ("Entries 5 to 9", "not durable", "shared memory")],
+    ),
+    (
+        {"scrub_damage": 1, "damaged_segment": 3, "damaged_offset": 8192},
+        [("1 damaged place,", "0000000000000003.seg at offset 8192", "CorruptLog", "raftlog-mp check /log")],
+    ),
+    ({"scrub_damage": 2}, [("2 damaged places",)]),
+    ({"loss_possible": 1}, [("LOSS POSSIBLE",)]),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), NOTICES, ids=str)
+def test_stat_says_in_words_what_needs_attention(words: dict[str, int], said: list[tuple[str, ...]]) -> None:
+    found = notices(stats_of(view_of(**words), "/log"))
+    assert len(found) == len(said)
+    for sentence, parts in zip(found, said, strict=True):
+        assert all(part in sentence for part in parts), sentence
 
 
 def test_stats_are_a_value() -> None:

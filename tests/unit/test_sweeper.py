@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 from pathlib import Path
 
 import pytest
 from support.faulty_files import Crash, FaultyFiles
+from support.processes import wait_until
 
+import raftlog_mp as rl
 from raftlog_mp import format as fmt
 from raftlog_mp.catalog import SegmentInfo
-from raftlog_mp.sweeper import Sweeper, remove_segment
+from raftlog_mp.sweeper import Sweeper, remove_segment, strays
+
+from .journals import append, open_log, stop
 
 
 def dead(folder: Path, *numbers: int) -> list[SegmentInfo]:
@@ -91,6 +96,41 @@ def test_nothing_to_remove_is_nothing_done(tmp_path: Path) -> None:
     assert threading.active_count() == before
     sweeper.close()
     assert files.steps == []
+
+
+def test_what_a_power_cut_left_without_a_segment_goes_at_the_start(tmp_path: Path) -> None:
+    """Caches without their segment, and temporary files of caches; nothing else, and only once."""
+    dead(tmp_path, 1, 2)
+    gone = [fmt.index_name(7), fmt.terms_name(8), fmt.index_name(9) + ".tmp", fmt.terms_name(1) + ".tmp"]
+    foreign = ["manifest", "manifest.tmp", "hard_state", "x.idx", "0000000000000007.txt", "zz00000000000007.idx"]
+    for name in gone + foreign:
+        (tmp_path / name).touch()
+    before = left(tmp_path)
+    sweeper = Sweeper(FaultyFiles(), str(tmp_path))
+    sweeper.remove([])
+    sweeper.close()
+    assert left(tmp_path) == before - set(gone)
+    (tmp_path / gone[2]).touch()  # by now it may be one that the writer is about to rename
+    sweeper.remove([])
+    sweeper.close()
+    assert gone[2] in left(tmp_path)
+
+
+def test_a_start_removes_them(tmp_path: Path) -> None:
+    """Through the writer: the segment's unlink survived the power cut, those beside it did not."""
+    directory = str(tmp_path / "log")
+    journal, _ = open_log(directory)
+    append(journal, b"one")
+    journal.roll()
+    append(journal, b"two")
+    stop(journal)
+    (tmp_path / "log" / fmt.LOCK_NAME).touch()
+    whole = left(tmp_path / "log") - {fmt.SHM_NAME}
+    for name in (fmt.index_name(99), fmt.terms_name(99), fmt.index_name(1) + ".tmp"):
+        (tmp_path / "log" / name).write_bytes(b"left")
+    with rl.start_writer(directory):
+        wait_until("the sweep", lambda: not strays(os.listdir(directory)))
+    assert whole <= left(tmp_path / "log") and not strays(os.listdir(directory))
 
 
 @pytest.mark.parametrize("operation", ["unlink", "sync_dir"])

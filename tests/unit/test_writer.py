@@ -275,7 +275,7 @@ def test_a_failed_sync_is_answered_latched_and_never_tried_again(run: Run, log_d
     running.writer.stop()
     running.joined()
     assert len(running.files.operations(".seg")) == steps
-    assert running.word("state") == layout.STATE_FAILED, "no orderly end"
+    assert running.word("state") == layout.STATE_STOPPED, "on purpose: its clients do not start another on that disk"
     running.end()
     state = manifest.load(Files(), log_dir)
     assert state.failed and not state.clean
@@ -297,7 +297,7 @@ def test_a_failed_background_sync_takes_back_nothing(run: Run, log_dir: str) -> 
 
 
 @BOTH
-def test_a_sync_that_fails_at_the_end_is_answered(run: Run, strategy: str) -> None:
+def test_a_sync_that_fails_at_the_end_is_answered(run: Run, log_dir: str, strategy: str) -> None:
     running = run(strategy=strategy, flush_policy=NEVER)
     client = running.member()
     client.submit(b"x")
@@ -306,7 +306,8 @@ def test_a_sync_that_fails_at_the_end_is_answered(run: Run, strategy: str) -> No
     running.joined()
     (answer,) = client.answers()
     assert answer == (ok(1, 1) if strategy == "mem_first" else (1, *FAILED))
-    assert running.word("state") == layout.STATE_FAILED and running.journal.failure is not None
+    assert running.word("state") == layout.STATE_STOPPED and running.journal.failure is not None
+    assert manifest.load(Files(), log_dir).failed, "the next start knows"
 
 
 # ---------------------------------------------------------------- the end

@@ -1,0 +1,337 @@
+"""What repair does to a log, step by step.  Run against a ``Rehearsal`` it is the plan; against the files, the deed.
+
+The order makes it repeatable after a crash at any point: bytes are kept aside before they go, what is accepted as lost
+is in the manifest before anything else believes it, and the last manifest, which lists the log as it then is, comes
+before the first unlink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from . import format as fmt
+from . import hard_state, manifest
+from .catalog import SegmentInfo
+from .errors import CorruptLog, VersionMismatch
+from .files import Files, join
+from .findings import Finding
+from .index import open_sealed, write_sealed
+from .manifest import Manifest
+from .rebuild import rebuild
+from .records import SegmentScan, scan_segment
+from .remains import Remains
+from .segment import seal_segment
+from .survey import Part, Survey, header_of, survey
+from .terms import read_sealed_runs, write_sealed_runs
+from .types import HardState
+from .walk import entries_in_words
+
+COPY_BYTES = 1 << 22
+Progress = Callable[[int, int], object]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that repair does.  ``kept_bytes`` go to quarantine first; ``reversible``: they are all there was."""
+
+    kind: str
+    file: str
+    sentence: str
+    offset: int | None = None
+    kept_bytes: int = 0
+    first_index: int | None = None
+    last_index: int | None = None
+    reversible: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """What repair does not do unasked.  ``needs``: the option that asks for it; empty if there is none."""
+
+    file: str
+    sentence: str
+    needs: str = ""
+    first_index: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+class SegmentMender:
+    """One run of repair: its first half, everything that stands in a file by itself.  ``repair_end.py`` is the second.
+
+    ``acts=False``: ``files`` is a rehearsal, so nothing has to be kept aside.
+    """
+
+    def __init__(
+        self, files: Files, directory: str, folder: str, *, truncate_from: int | None, accept_loss: bool, acts: bool,
+        progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        self.files, self.directory, self.folder, self._acts, self._progress = files, directory, folder, acts, progress
+        self._read_bytes = 0
+        self._cut_at, self._accept = truncate_from, accept_loss
+        self.steps: list[Step] = []
+        self.blocked: list[Blocked] = []
+        self.findings: list[Finding] = []
+        self.manifest: Manifest
+        self._surveys: dict[int, Survey] = {}
+        self._damaged_from: int | None = None  # first index that damage concerns, mendable or not
+        self._lost_from: int | None = None  # first index of the holes that this run accepts
+        self._hopeless: tuple[int, str, str] | None = None  # first index that no step mends, its file, what it is
+        self._changes_log = False  # the manifest must say something else afterwards
+        self._forgets = False  # what producers' newest submissions became is not known any more
+        self._rebuilt = False
+
+    # ------------------------------------------------------------ small things
+    def _step(self, kind: str, file: str, sentence: str, **more: Any) -> None:
+        self.steps.append(Step(kind, file, sentence, **more))
+
+    def _block(self, file: str, sentence: str, needs: str = "", index: int | None = None) -> None:
+        self.blocked.append(Blocked(file, sentence, needs, index))
+
+    def _keep(self, name: str, offset: int = 0, end: int | None = None) -> int:
+        """Copy bytes of a file into the quarantine folder, durable; how many."""
+        files, path = self.files, join(self.directory, name)
+        if not files.exists(path):
+            return 0
+        with files.opened(path) as fd:
+            end = files.size(fd) if end is None else min(end, files.size(fd))
+            if self._acts and end > offset:
+                target = files.open(join(self.folder, f"{name}.{offset}"), write=True, create=True)
+                try:
+                    for at in range(offset, end, COPY_BYTES):
+                        files.pwrite(target, files.pread(fd, min(COPY_BYTES, end - at), at), at - offset)
+                    files.sync_all(target)
+                finally:
+                    files.close(target)
+                files.sync_dir(self.folder)
+        return max(end - offset, 0)
+
+    def _has_read(self, count: int) -> None:
+        self._read_bytes += count
+        if self._progress is not None:
+            total = sum((one.end or one.start + one.file_bytes) - one.start for one in self.manifest.segments)
+            self._progress(min(self._read_bytes, total), total)
+
+    def _path(self, info: SegmentInfo) -> str:
+        return join(self.directory, fmt.segment_name(info.segment_id))
+
+    def _give_up_from(self, index: int, file: str, sentence: str) -> None:
+        if self._hopeless is None or index < self._hopeless[0]:
+            self._hopeless = (index, file, sentence)
+        self._note_damage(index)
+
+    def _note_damage(self, index: int) -> None:
+        self._damaged_from = index if self._damaged_from is None else min(index, self._damaged_from)
+
+    # ------------------------------------------------------------ manifest and hard state
+    def _find_manifest(self) -> None:
+        try:
+            self.manifest = manifest.load(self.files, self.directory)
+        except CorruptLog:
+            self.manifest, told, untold = rebuild(self.files, self.directory)
+            first, kept = self.manifest.purged_index + 1, self._keep(fmt.MANIFEST_NAME)
+            self._changes_log = self._rebuilt = True
+            sentence = "; ".join([
+                f"made anew from {len(self.manifest.segments)} segments: a newer one supersedes older ones from its "
+                "first index on. What cannot be known: settings and strategy (defaults), the purge boundary (entry "
+                f"{first - 1}, the one before the first segment: purged entries may be back), the commit index "
+                "(unset), the identity (a new uuid)", *told,
+            ])  # fmt: skip
+            for name in untold if not self._accept else ():
+                self._block(name, "the manifest is gone, and the segment's own header is damaged: nothing says where "
+                            "its entries belong. Without it they are given up", "--accept-loss")  # fmt: skip
+            self._step("rebuild manifest", fmt.MANIFEST_NAME, sentence, kept_bytes=kept, reversible=kept > 0)
+
+    def _mend_hard_state(self, term: int) -> None:
+        name, files, directory = fmt.HARD_STATE_NAME, self.files, self.directory
+        try:
+            hard_state.load_version(files, directory)
+        except CorruptLog:
+            return self._forget_vote(term)
+        raw = files.read_file(hard_state.hard_state_path(directory))
+        if raw[: fmt.HARD_STATE_SLOT_BYTES] != raw[fmt.HARD_STATE_SLOT_BYTES :]:
+            kept = self._keep(name)
+            self._step("heal hard state", name, "one slot is older or damaged; the newest good one is copied over it",
+                       kept_bytes=kept)  # fmt: skip
+            for _ in range(2):  # a file that was cut short may lack both
+                hard_state.heal(files, directory)
+        return None
+
+    def _forget_vote(self, term: int) -> None:
+        name, files, directory = fmt.HARD_STATE_NAME, self.files, self.directory
+        sentence = (
+            "term and vote are lost in both slots. A Raft node that forgot its vote must not vote again in old terms: "
+            "let it rejoin the cluster as a new node"
+        )
+        if not self._accept:
+            return self._block(name, sentence, "--accept-loss")
+        kept = self._keep(name)
+        self._step("forget vote", name, f"{sentence}. It begins anew with the last entry's term, {term}, and no vote",
+                   kept_bytes=kept, reversible=False)  # fmt: skip
+        # Made in the quarantine folder and moved: a crash never leaves an older term that looks whole.
+        hard_state.create(files, self.folder)
+        hard_state.save(files, self.folder, HardState(term, None), 1)
+        files.rename(hard_state.hard_state_path(self.folder), hard_state.hard_state_path(directory))
+        return files.sync_dir(directory)
+
+    # ------------------------------------------------------------ caches
+    def _bad_caches(self) -> list[tuple[SegmentInfo, bool, bool]]:
+        found = []
+        for info in self.manifest.segments:
+            if info.last_index is None or info.last_index < info.base_index or not self.files.exists(self._path(info)):
+                continue
+            index_bad, terms_bad = self._bad_index(info), self._bad_terms(info)
+            if index_bad or terms_bad:
+                found.append((info, index_bad, terms_bad))
+        return found
+
+    def _bad_index(self, info: SegmentInfo) -> bool:
+        path = join(self.directory, fmt.index_name(info.segment_id))
+        count = (info.last_index or 0) + 1 - info.base_index
+        try:
+            index = open_sealed(self.files, path, self.manifest.log_id, info.segment_id, info.base_index, count)
+        except VersionMismatch:
+            return True  # a version field that has rotted; it is a cache whatever it says
+        if index is not None:
+            index.close()
+        return index is None
+
+    def _bad_terms(self, info: SegmentInfo) -> bool:
+        path = join(self.directory, fmt.terms_name(info.segment_id))
+        try:
+            return read_sealed_runs(self.files, path, self.manifest.log_id, info.segment_id) is None
+        except (VersionMismatch, ValueError):
+            return True
+
+    def _rebuild_caches(self, info: SegmentInfo, index_bad: bool, terms_bad: bool) -> None:
+        now = next((one for one in self.manifest.segments if one.segment_id == info.segment_id), None)
+        if now is None or now.last_index is None:
+            return
+        for bad, name in ((index_bad, fmt.index_name(now.segment_id)), (terms_bad, fmt.terms_name(now.segment_id))):
+            if bad:
+                self._step("rebuild index", name, "made anew from the records", kept_bytes=self._keep(name))
+        self._write_caches(now, self._survey(now), index=index_bad, terms=terms_bad)
+
+    def _write_caches(self, info: SegmentInfo, seen: Survey, *, index: bool = True, terms: bool = True) -> None:
+        following, files, log_id = (info.last_index or 0) + 1, self.files, self.manifest.log_id
+        if index:
+            path = join(self.directory, fmt.index_name(info.segment_id))
+            slots = seen.slots(info.base_index, following)
+            write_sealed(files, path, log_id, info.segment_id, info.base_index, slots)
+        if terms:
+            path = join(self.directory, fmt.terms_name(info.segment_id))
+            write_sealed_runs(files, path, log_id, info.segment_id, seen.runs(info))
+
+    # ------------------------------------------------------------ one segment
+    def _durable(self, scan: SegmentScan) -> tuple[int, bool]:
+        """Up to which stream position bytes were durable, as anybody knows; whether the disk failed."""
+        old = Remains(self.directory, self.manifest)
+        old.close()
+        return max(self.manifest.durable, old.durable, scan.mark), self.manifest.failed or old.failed
+
+    def _survey(self, info: SegmentInfo) -> Survey:
+        found = self._surveys.get(info.segment_id)
+        if found is None:
+            found = self._surveys[info.segment_id] = survey(self.files, self.directory, info, self.manifest.log_id)
+        return found
+
+    def _mend_segment(self, info: SegmentInfo) -> None:
+        """Header, seal and holes of a segment; what an unsealed one ends with comes later."""
+        name, files = fmt.segment_name(info.segment_id), self.files
+        try:
+            scan = scan_segment(self._path(info), progress=self._has_read, files=files, limit=info.end,
+                                header=header_of(info, self.manifest.log_id))  # fmt: skip
+        except FileNotFoundError:
+            return self._give_up_from(info.base_index, name, "the segment is missing")
+        except OSError as error:
+            return self._block(name, f"the segment cannot be read ({error.strerror}); see to that first")
+        if scan.unreadable:
+            return self._block(
+                name, f"the device cannot read {len(scan.unreadable)} blocks from byte {scan.unreadable[0][0]} on; "
+                "copy the directory to a sound disk (ddrescue) and repair the copy",
+            )  # fmt: skip
+        due = header_of(info, self.manifest.log_id)
+        if self._cut_at is not None and info.base_index >= self._cut_at:
+            if scan.damaged or scan.header != due:
+                self._note_damage(info.base_index)
+            return None
+        if scan.header != due and (info.sealed or scan.records):
+            self._step("rewrite header", name, "its first block is damaged; the manifest knows what it said", offset=0,
+                       kept_bytes=self._keep(name, 0, fmt.BLOCK_BYTES))  # fmt: skip
+            with files.opened(self._path(info), write=True) as fd:
+                files.pwrite(fd, fmt.pack_segment_header(due), fmt.SEGMENT_HEADER_OFFSET)
+                files.sync_all(fd)
+        seal = scan.seal
+        if not info.sealed and seal is not None and seal.end >= self._durable(scan)[0]:
+            # A crash came between the seal and the manifest that would have stated it.
+            info = info.finished(seal.end, seal.last_index, seal.last_term)
+            others = [one for one in self.manifest.segments if one.segment_id != info.segment_id]
+            self.manifest.segments = [*others, info]
+        if not info.sealed:
+            if scan.seal_damaged:
+                kept = self._keep(name, fmt.SEAL_OFFSET, fmt.DATA_OFFSET)
+                self._step("settle", name, "a seal was begun and never finished; the segment is sealed where it ends",
+                           offset=fmt.SEAL_OFFSET, kept_bytes=kept)  # fmt: skip
+                self._changes_log = True
+            return None
+        if scan.bytes < info.size_due():  # zeros stand for what is gone: damage like any other, at a place that stays
+            with files.opened(self._path(info), write=True) as fd:
+                files.truncate(fd, info.size_due())
+                files.sync_all(fd)
+        if scan.damaged or scan.bytes < info.size_due() or scan.good_end < (info.end or 0):
+            self._accept_holes(info, self._survey(info).damage)
+        if seal is None or (seal.segment_id, seal.end) != (info.segment_id, info.end) or scan.bytes < info.size_due():
+            kept = self._keep(name, fmt.SEAL_OFFSET, fmt.DATA_OFFSET)
+            self._step("rewrite seal", name, "the seal is damaged; the manifest knows what it said",
+                       offset=fmt.SEAL_OFFSET, kept_bytes=kept)  # fmt: skip
+            with files.opened(self._path(info), write=True) as fd:
+                files.sync_all(fd)
+                seal_segment(files, fd, due, info.end or 0, info.last_index or 0, info.last_term or 0)
+        return None
+
+    def _accept_holes(self, info: SegmentInfo, parts: list[Part]) -> None:
+        """Damage with provable records around it: the entries in it are lost, everything else goes on."""
+        known = {(row[2], row[3]) for row in self.manifest.lost}
+        holes = [part for part in parts if (info.segment_id, self._offset(info, part)) not in known]
+        if not holes:
+            return
+        self._changes_log = True
+        self._forgets |= info.segment_id == self.manifest.segments[-1].segment_id
+        for part in holes:
+            self._accept_hole(info, part)
+        manifest.save(self.files, self.directory, self.manifest)  # before a seal vouches for what is around them
+
+    def _accept_hole(self, info: SegmentInfo, part: Part) -> None:
+        name, offset = fmt.segment_name(info.segment_id), self._offset(info, part)
+        first, last = max(part.first, self.manifest.purged_index + 1), part.next - 1
+        if info.last_index is not None:
+            last = min(last, info.last_index)
+        if last >= first:
+            self._note_damage(first)
+        if self._cut_at is not None:  # what is dropped anyway is no hole
+            last = min(last, self._cut_at - 1)
+        last = max(last, first - 1)
+        sentence = "damaged; it holds no entry of the log. Noted, so that nobody stumbles over it"
+        if last >= first:
+            self._lost_from = min(first, self._lost_from or first)
+            sentence = (
+                f"{entries_in_words(first, last)} cannot be read; the records around prove where they stood. A hole "
+                "stays: reading it raises CorruptLog, everything else is served. Fetch it from a peer with "
+                "truncate_from() and append_entries(); until then this node should neither vote nor count"
+            )
+        kept = self._keep(name, offset, offset + part.end - part.start)
+        self._step("salvage", name, sentence, offset=offset, first_index=first, last_index=last, kept_bytes=kept,
+                   reversible=False)  # fmt: skip
+        self.manifest.lost.append([first, last, info.segment_id, offset])
+
+    @staticmethod
+    def _offset(info: SegmentInfo, part: Part) -> int:
+        return fmt.DATA_OFFSET + part.start - info.start

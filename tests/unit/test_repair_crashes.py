@@ -1,0 +1,118 @@
+"""Repair dies at any step: the next one brings the log to the same end, and nothing is lost that was not given up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.faulty_files import Crash, FaultyFiles
+
+from raftlog_mp import check, errors, hard_state, log_reader, manifest, repair
+from raftlog_mp import format as fmt
+from raftlog_mp.files import Files
+
+from .damaged import Damaged, build, carry_out, written
+from .journals import Entries, copy_log, flip
+
+Hole = tuple[int, int]
+DURABLE = ("sync", "sync_all", "sync_dir")  # a process that dies before them leaves the same as one that dies behind
+
+
+def hole_in_the_tail(log: Damaged) -> None:
+    log.hit(25)
+
+
+def holes_everywhere(log: Damaged) -> None:
+    for index in (5, 15, 25):
+        log.hit(index, header=True)
+    flip(os.path.join(log.path, fmt.segment_name(1)), fmt.SEAL_OFFSET + 20)
+    flip(os.path.join(log.path, fmt.segment_name(3)), 20)
+
+
+def no_manifest(log: Damaged) -> None:
+    flip(manifest.manifest_path(log.path), 100)
+    log.hit(15)
+
+
+def segment_gone(log: Damaged) -> None:
+    os.unlink(os.path.join(log.path, fmt.segment_name(2)))
+
+
+def end_gone(log: Damaged) -> None:
+    for index in range(27, 31):
+        log.hit(index, header=True)
+
+
+def vote_gone(log: Damaged) -> None:
+    for slot in range(2):
+        flip(hard_state.hard_state_path(log.path), 20 + slot * fmt.HARD_STATE_SLOT_BYTES)
+
+
+CASES: dict[str, tuple[Callable[[Damaged], None], int, tuple[Hole, ...], dict[str, object]]] = {
+    "a hole in the tail": (hole_in_the_tail, 30, ((24, 26),), {}),
+    "holes, seals, headers": (holes_everywhere, 30, ((5, 5), (15, 15), (24, 26)), {}),
+    "manifest and a hole": (no_manifest, 30, ((15, 15),), {}),
+    "a missing segment": (segment_gone, 10, (), {"truncate_from": 11}),
+    "a hopeless end": (end_gone, 24, (), {"truncate_from": 25}),
+    "a forgotten vote": (vote_gone, 30, (), {"accept_loss": True}),
+}
+
+
+def crash_everywhere(tmp_path: Path, source: str, expected: Entries, how: dict[str, object], stride: int) -> int:
+    """Kill the repairing process before every ``stride``-th step that changes a file; plan again, and end the same."""
+    files, path = FaultyFiles(), copy_log(source, str(tmp_path / "whole"))
+    repair.apply(repair.plan(path, **how), files=files)  # type: ignore[arg-type]
+    due = [at for at, step in enumerate(files.steps) if step[0] not in DURABLE][::stride]
+    for at in due:
+        path, files = copy_log(source, str(tmp_path / f"crash{at}")), FaultyFiles(crash_at=at)
+        with pytest.raises(Crash):
+            repair.apply(repair.plan(path, **how), files=files)  # type: ignore[arg-type]
+        files.bury()
+        where, again = f"after a crash before {at}, {files.steps[-1:]}", repair.plan(path)
+        if again.needed:
+            again = repair.plan(path, **how) if again.blocked else again  # type: ignore[arg-type]
+            assert not again.blocked, f"{where}: {again.sentences()}"
+            carry_out(again)
+        assert check.check_log(path).sound and not repair.plan(path).needed, where
+        with log_reader.open_reader(path) as reader:
+            assert served(reader) == expected, where
+        shutil.rmtree(path)
+    return len(due)
+
+
+def served(reader: log_reader.LogReader) -> Entries:
+    """Everything that is not lost."""
+    found: Entries = {}
+    for index in range(reader.first_index, reader.last_index + 1):
+        with contextlib.suppress(errors.CorruptLog):
+            entry = reader.get(index)
+            assert entry is not None
+            found[index] = (entry.term, entry.payload)
+    return found
+
+
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", CASES)
+def test_a_crash_at_every_step(tmp_path: Path, name: str, stride: int) -> None:
+    damage, last, holes, how = CASES[name]
+    log = build(str(tmp_path / "log"))
+    damage(log)
+    lost = {index for low, high in holes for index in range(low, high + 1)}
+    expected = {index: entry for index, entry in written(1, last).items() if index not in lost}
+    assert crash_everywhere(tmp_path, log.path, expected, how, stride) * stride > 10
+
+
+def test_control_a_crash_before_the_manifest_leaves_work_to_do(tmp_path: Path) -> None:
+    """Were the bytes cut before anything was kept, the second repair could not tell."""
+    log, files = build(str(tmp_path / "log")), FaultyFiles()
+    hole_in_the_tail(log)
+    repair.apply(repair.plan(log.path), files=files)
+    steps = [(step[0], os.path.basename(str(step[-1 if step[0] == "rename" else 1]))) for step in files.steps]
+    kept, sealed = steps.index(("rename", "plan.json")), steps.index(("truncate", fmt.segment_name(3)))
+    noted = steps.index(("rename", fmt.MANIFEST_NAME))
+    assert kept < noted < sealed < len(steps)
+    assert Files().exists(manifest.manifest_path(log.path))
