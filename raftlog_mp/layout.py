@@ -77,6 +77,13 @@ CONTROL_WORDS: dict[str, int] = {
     "spin_ns": 616,  # how long a client looks for its answer before it sleeps: the writer knows who is at work
     "segments": 624,
     "loss_possible": 632,
+    # Memory, as the writer last saw it.
+    "retry_after_ms": 768,  # when an append that is refused under hard pressure is worth trying again
+    "pressure_changes": 776,
+    "memory_used": 784,
+    "memory_limit": 792,
+    "memory_stalled": 800,  # share of the last 10 s in which some task waited for memory: 1 + millionths, 0 not told
+    "writer_rss": 808,
 }
 
 # The second page: what the last changes removed.  Change number n (the epoch after it is 2 * n) has slot n % 512: the
@@ -96,6 +103,7 @@ STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED, STATE_CRASHED, STATE
 # "crashed" is never stored: a reader of files without a writer finds that the last one did not stop in order
 STATE_NAMES = {0: "starting", 1: "running", 2: "failed", 3: "stopped", 4: "crashed", 5: "left"}
 LEVEL_NAMES = {0: "none", 1: "soft", 2: "hard"}
+LEVEL_HARD = 2
 
 # ---------------------------------------------------------------- lane
 #
@@ -136,6 +144,7 @@ SUBMIT_PURGE = 4  # a: last index to remove, b: its term, 0 if not said
 SUBMIT_RESET = 5  # a, b: index and term of the new boundary
 SUBMIT_HARD_STATE = 6  # body: msgpack [term, voted_for]
 SUBMIT_COMMIT = 7  # a: commit index
+BRINGS_ENTRIES = frozenset({SUBMIT_APPEND, SUBMIT_ENTRIES})  # these wait under hard memory pressure
 TERM_MAX = (1 << 63) - 1
 INDEX_MAX = (1 << 62) - 1
 FLAG_TERM_GIVEN = 1  # `term` holds the caller's term; otherwise the writer takes the last entry's

@@ -59,6 +59,15 @@ class Log(LogReader):
         check_term(term)
         return self._client.submit(payloads, term, self._timeout)
 
+    def wait_for_room(self, timeout: Timeout = DEFAULT) -> None:
+        """Return once an append would find room: no hard memory pressure, and space in this handle's lane.
+
+        For those who would rather wait than handle :class:`Backpressure`; it reserves nothing.  Raises
+        :class:`LogTimeout` (nothing was appended), :class:`LogClosed`.
+        """
+        self._link.check_open()
+        self._client.wait_for_room(self._seconds(timeout))
+
     def close(self) -> None:
         """Leave the log.  Idempotent; what was acknowledged stays, the writer goes on."""
         super().close()

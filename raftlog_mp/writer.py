@@ -19,6 +19,7 @@ from .findings import Plan
 from .flush import seconds_until_flush
 from .intake import Intake
 from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
+from .relief import Relief
 from .sessions import Peer, Sessions
 from .sweeper import Sweeper
 from .syncer import Syncer
@@ -65,6 +66,7 @@ class Writer:
         self.sessions.on_hang_up = self._intake.drain_last
         self._spin_seconds, self._cores = 0.0, wakeup.cores()
         self._count_at, self._luck = 0.0, Patience()
+        self._relief = Relief(self.journal)
         self._linger = linger
         self._stopping = False
         self._last_state = layout.STATE_STOPPED
@@ -82,6 +84,8 @@ class Writer:
             if moved and not self._mem_first:
                 self._gather()
             self._commit(moved)
+            if self._relief.look():
+                self.sessions.ring_all()
             busy_rounds = busy_rounds + 1 if moved and not self._intake.blocked else 0
             if busy_rounds % BUSY_ROUNDS:
                 continue  # more may have arrived meanwhile; sockets are looked at every few rounds
@@ -103,7 +107,9 @@ class Writer:
 
     def _patience(self) -> float:
         """Seconds the loop may sleep: until the next flush, mark or linger check."""
-        journal, wait = self.journal, SLEEP_SECONDS_MAX
+        journal, wait = self.journal, min(SLEEP_SECONDS_MAX, self._relief.seconds_until_answers())
+        if self.sessions.peers:  # memory pressure is nobody's business while nobody is there
+            wait = min(wait, self._relief.seconds_until_look())
         if journal.job is None and journal.failure is None:
             wait = min(wait, self._seconds_until_flush())
             if journal.unflushed_entries == 0 and (journal.wants_mark or journal.end > journal.durable):
@@ -197,7 +203,7 @@ class Writer:
             self._sweeper.remove(journal.take_dead())
 
     def _seconds_until_flush(self) -> float:
-        if self._flush_asked:
+        if self._flush_asked or self._relief.level:  # under pressure nothing waits for its group to fill
             return 0.0
         age = wakeup.now() - self._intake.oldest
         return seconds_until_flush(self.config.flush_policy, self.journal.unflushed_entries, age)
@@ -259,6 +265,8 @@ class Writer:
 
     def _answer(self) -> None:
         """Post completions: everything up to here is published (and durable, if the strategy says so)."""
+        if self._relief.holds_answers():
+            return
         for peer in self._intake.owing:
             answers = peer.answers
             if answers and peer.lane is not None:
@@ -293,6 +301,7 @@ class Writer:
 
     def _shut_down(self) -> None:
         """Drain once more, flush, answer, seal, and say that this was on purpose."""
+        self._relief.end()
         journal = self.journal
         try:
             while self._intake.drain():

@@ -19,14 +19,14 @@ TESTS = Path(__file__).parents[1]
 LAYERS = (
     "errors types",  # the words
     "config format layout protocol",  # format = disk bytes, layout = memory words; no I/O, no clock
-    "flush patience matching recovery_table",  # decisions: pure functions of numbers and facts
-    "files shm wakeup processes probe",  # the doors
+    "flush pressure patience matching recovery_table",  # decisions: pure functions of numbers and facts
+    "files shm wakeup processes probe memory",  # the doors
     "control ring lane index segment catalog hard_state producers metrics terms era",  # one structure each
     "manifest syncer view sweeper",  # structures made of structures
     "remains pipeline term_history",
     "place findings journal",  # acts across structures
     "mending",
-    "startup sessions waiters orders answers",  # parts of a role
+    "startup sessions waiters orders answers relief",  # parts of a role
     "link",
     "intake client source",
     "writer reader requests",  # the roles
@@ -39,7 +39,7 @@ LAYERS = (
 )
 LAYER = {name: number for number, line in enumerate(LAYERS) for name in line.split()}
 
-DOORS = {"files", "shm", "wakeup", "processes", "probe"}
+DOORS = {"files", "shm", "wakeup", "processes", "probe", "memory"}
 # What touches the world: files, memory, sockets, processes, clocks.
 WORLD = {
     "os", "mmap", "socket", "select", "selectors", "subprocess", "signal", "fcntl", "ctypes", "psutil", "time",
