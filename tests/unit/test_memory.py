@@ -7,43 +7,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.memory_tree import MIB, MemoryTree
 
 from raftlog_mp.memory import RESOLVE_EVERY, MemoryProbe
 
-MIB = 1 << 20
-NO_LIMIT_V1 = 0x7FFF_FFFF_FFFF_F000
 
-
-class Tree:
-    """A root folder with proc/ and sys/ as a kernel would show them."""
-
-    def __init__(self, root: Path, *, total_mib: int = 1000, available_mib: int = 600) -> None:
-        self.root = root
-        self.host(total_mib, available_mib)
-
-    def write(self, path: str, text: str) -> None:
-        place = self.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-
-    def host(self, total_mib: int, available_mib: int) -> None:
-        rows = {"MemTotal": total_mib, "MemFree": available_mib // 2, "MemAvailable": available_mib, "Buffers": 1,
-                "Cached": 1, "Active": 1, "Inactive": 1, "Shmem": 0, "Slab": 0}  # fmt: skip
-        self.write("proc/meminfo", "".join(f"{name}: {mib * 1024} kB\n" for name, mib in rows.items()))
-
-    def membership(self, *lines: str) -> None:
-        self.write("proc/self/cgroup", "".join(line + "\n" for line in lines))
-
-    def v2(self, folder: str, current_mib: int, limit: str = "max", high: str = "max", **stat_mib: int) -> None:
-        self.write(f"{folder}/memory.max", limit + "\n")
-        self.write(f"{folder}/memory.high", high + "\n")
-        self.write(f"{folder}/memory.current", f"{current_mib * MIB}\n")
-        self.write(f"{folder}/memory.stat", "".join(f"{name} {mib * MIB}\n" for name, mib in stat_mib.items()))
-
-    def v1(self, folder: str, usage_mib: int, limit: int = NO_LIMIT_V1, **stat_mib: int) -> None:
-        self.write(f"{folder}/memory.limit_in_bytes", f"{limit}\n")
-        self.write(f"{folder}/memory.usage_in_bytes", f"{usage_mib * MIB}\n")
-        self.write(f"{folder}/memory.stat", "".join(f"{name} {mib * MIB}\n" for name, mib in stat_mib.items()))
+class Tree(MemoryTree):
+    """With the reading that the library takes from it."""
 
     def read(self) -> tuple[int, int, str]:
         """Limit and usage in MiB, and whose they are, below the root."""
