@@ -20,6 +20,7 @@ from .format import BAD, RESIDUE, WRONG, ZERO, RecordHeader, Seal, SegmentHeader
 # zeroed blocks, 179-208 into merely reserved ones, 263-279 into a growing file (docs/architecture.md).
 ZERO_AHEAD_BYTES = 256 * 1024
 SMALL_READ_BYTES = 4096  # of the first read of one record: most fit
+READ_AHEAD_BYTES = 4 << 20  # of a sealed segment, beyond what a sequential reader has read
 ZERO_FOR_PIECES_BELOW = 32 * 1024  # large writes gain nothing from it and would write everything twice
 
 
@@ -121,8 +122,10 @@ class SegmentReader:
     def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
         with files.opened(path) as fd:
             self.data = files.map(fd, files.size(fd), populate=populate)
-        self.path = path
+        self.path, self._files = path, files
         self._shift = fmt.DATA_OFFSET - start
+        self._copied = (0, -1)  # the last copy
+        self._fetched = 0  # stream position up to which pages were asked for
 
     def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
         """``(header fields, body)`` of the record at ``position``, or None if no header fits there."""
@@ -134,7 +137,14 @@ class SegmentReader:
         return fields, self.data[at : at + fields[3]]
 
     def copy(self, start: int, end: int) -> bytes:
-        """The stream bytes ``[start, end)``; shorter if the file ends before."""
+        """The stream bytes ``[start, end)``; shorter if the file ends before.
+
+        One copy behind the other is a sequential reader: the kernel is asked for what comes next meanwhile.
+        """
+        before, self._copied = self._copied, (start, end)
+        if before[0] <= start <= before[1] and end + READ_AHEAD_BYTES // 2 > self._fetched:
+            self._fetched = end + READ_AHEAD_BYTES
+            self._files.fetch(self.data, start + self._shift, self._fetched + self._shift)
         return self.data[start + self._shift : end + self._shift]
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp.format import BAD, RESIDUE, WRONG, ZERO, SegmentHeader
-from raftlog_mp.segment import ZERO_AHEAD_BYTES, Scan, SegmentReader, SegmentWriter, proves, scan_records
+from raftlog_mp.segment import READ_AHEAD_BYTES, ZERO_AHEAD_BYTES, Scan, SegmentReader, SegmentWriter, proves, scan_records
 
 HEADER = SegmentHeader(9, 1, 3, 5, 1000, 1000, 1, 65536, 100)
 GENERATION = 3
@@ -191,3 +191,48 @@ def test_a_segment_is_never_made_over_an_old_one(path: str) -> None:
     with pytest.raises(FileExistsError):
         SegmentWriter(FaultyFiles(), path, HEADER)
     assert Path(path).read_bytes() == b"old"
+
+
+class Fetching(FaultyFiles):
+    """Notes what the kernel is asked to read in the background."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[tuple[int, int]] = []
+
+    def fetch(self, mapping, start: int, end: int) -> None:
+        self.fetched.append((start, end))
+        super().fetch(mapping, start, end)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> tuple[Fetching, SegmentReader]:
+    """A sealed segment of three times the distance that is read ahead, sparse."""
+    path = tmp_path / "large.seg"
+    path.touch()
+    os.truncate(path, fmt.DATA_OFFSET + 3 * READ_AHEAD_BYTES)
+    files = Fetching()
+    return files, SegmentReader(files, str(path), 1000)
+
+
+def test_a_sequential_reader_has_the_kernel_read_ahead(large: tuple[Fetching, SegmentReader]) -> None:
+    files, reader = large
+    step, end = 256 * 1024, 1000 + 3 * READ_AHEAD_BYTES
+    for start in range(1000, end, step):
+        assert len(reader.copy(start, start + 88)) == 88  # the header first, then what it names
+        assert len(reader.copy(start, min(start + step, end))) == min(step, end - start)
+    reader.close()
+    assert 3 <= len(files.fetched) <= 7, "in large steps"
+    covered = 0
+    for start, stop in files.fetched:
+        assert start - fmt.DATA_OFFSET <= covered + step, "no hole between what is asked for"
+        covered = stop - fmt.DATA_OFFSET
+    assert covered >= 3 * READ_AHEAD_BYTES
+
+
+def test_a_random_reader_fetches_nothing_ahead(large: tuple[Fetching, SegmentReader]) -> None:
+    files, reader = large
+    for at in (5_000_000, 9_000_000, 1000, 8_000_000, 20_000):
+        assert len(reader.copy(at, at + 300)) == 300
+    reader.close()
+    assert files.fetched == []
