@@ -11,7 +11,15 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp.format import BAD, RESIDUE, WRONG, ZERO, SegmentHeader
-from raftlog_mp.segment import READ_AHEAD_BYTES, ZERO_AHEAD_BYTES, Scan, SegmentReader, SegmentWriter, proves, scan_records
+from raftlog_mp.segment import (
+    READ_AHEAD_BYTES,
+    ZERO_AHEAD_BYTES,
+    Scan,
+    SegmentReader,
+    SegmentWriter,
+    proves,
+    scan_records,
+)
 
 HEADER = SegmentHeader(9, 1, 3, 5, 1000, 1000, 1, 65536, 100)
 GENERATION = 3
