@@ -327,7 +327,12 @@ class Client:
         """Return once everything visible now, and everything this handle has submitted, is fsynced."""
         with self._lock:
             last = self._next_sequence - 1
-        target = [0]
+            idle = not self._pending
+        target, seen = [0], [self._link.view]
+        if idle and seen[0] is not None and self._link.stopped():
+            control = seen[0].control  # stopped on purpose: it flushed before it said so
+            if control.durable.load(shm.ACQUIRE) >= control.published.load(shm.ACQUIRE):
+                return
 
         def durable() -> bool:
             view = self._link.view
@@ -338,7 +343,13 @@ class Client:
                 if self._pending and self._pending[0].sequence <= last:
                     return False  # DiskFirst: what is not published yet waits for the flush, too
             control = view.control
-            target[0] = target[0] or control.published.load(shm.ACQUIRE)
+            if target[0] and view is not seen[0] and control.began_at.load(shm.RELAXED) < target[0]:
+                raise errors.Truncated(
+                    "entries that were visible when flush() was called are gone: the memory that held them was lost "
+                    f"with the writer; the log ends at index {control.last_index.load(shm.ACQUIRE)}",
+                    last_index=control.last_index.load(shm.ACQUIRE),
+                )
+            target[0], seen[0] = target[0] or control.published.load(shm.ACQUIRE), view
             if control.durable.load(shm.SEQ_CST) >= target[0]:
                 return True
             check_failed(view)

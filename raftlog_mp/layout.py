@@ -54,6 +54,7 @@ CONTROL_WORDS: dict[str, int] = {
     "commit_index": 328,
     "terms": 336,  # edition of the table of term runs << 40 | runs in it
     "hard_version": 344,  # version of the hard state that is durable
+    "began_at": 352,  # stream position up to which recovery found the log when this generation began
     # Fence of truncation, replacement, purge and reset: odd while one is under way.
     "epoch": 384,
     # Doorbell: 1 while the writer sleeps.

@@ -29,9 +29,9 @@ class Log(LogReader):
     def append(self, payload: Payload, term: int | None = None, timeout: Timeout = DEFAULT) -> int:
         """Append one entry and return its index, acknowledged as the log's strategy promises.
 
-        ``term=None`` takes the last entry's (at least 1).  Raises :class:`EntryTooLarge`, :class:`StaleTerm`,
-        :class:`Backpressure` (surely not appended), :class:`AppendTimeout` (outcome unknown, ``.ticket`` lives on),
-        :class:`DiskFull`, :class:`SyncFailed`, :class:`WriterUnavailable`, :class:`LogClosed`.
+        ``term=None`` takes the last entry's (at least 1; a new one after a loss, see docs/raft.md).  Raises
+        :class:`EntryTooLarge`, :class:`StaleTerm`, :class:`Backpressure` (surely not appended),
+        :class:`AppendTimeout` (outcome unknown, ``.ticket`` lives on), :class:`DiskFull`, :class:`SyncFailed`, :class:`WriterUnavailable`, :class:`LogClosed`.
         """
         return self._append([payload if type(payload) is bytes else as_bytes(payload)], term, timeout).start
 

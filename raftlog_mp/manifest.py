@@ -12,6 +12,7 @@ from .catalog import SegmentInfo
 from .errors import AccessDenied, CorruptLog, NotALog
 from .files import Files, join
 
+ADDED = ("term_floor",)  # after version 1 was fixed: left out while they say nothing, so old bytes stay what they were
 _row_of = attrgetter(*(one.name for one in fields(SegmentInfo)))
 
 
@@ -36,12 +37,16 @@ class Manifest:
     shm_dir: str | None = None
     evidence: list[str] = field(default_factory=list)  # torn tails that were cut, so that none is cut twice
     commit_index: int = 0
+    term_floor: int = 0  # lowest term of an append that says none: raised when a suffix may have been lost
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         # Field by field: asdict() copies deeply, and took 32 ms for 1000 segments, at every roll.
         data = {one.name: getattr(self, one.name) for one in fields(self)}
         data["segments"] = list(map(_row_of, self.segments))
+        for name in ADDED:
+            if not data[name]:
+                del data[name]
         return data
 
     @classmethod
