@@ -31,7 +31,8 @@ class Log(LogReader):
 
         ``term=None`` takes the last entry's (at least 1; a new one after a loss, see docs/raft.md).  Raises
         :class:`EntryTooLarge`, :class:`StaleTerm`, :class:`Backpressure` (surely not appended),
-        :class:`AppendTimeout` (outcome unknown, ``.ticket`` lives on), :class:`DiskFull`, :class:`SyncFailed`, :class:`WriterUnavailable`, :class:`LogClosed`.
+        :class:`AppendTimeout` (outcome unknown, ``.ticket`` lives on), :class:`DiskFull`, :class:`SyncFailed`,
+        :class:`WriterUnavailable`, :class:`LogClosed`.
         """
         return self._append([payload if type(payload) is bytes else as_bytes(payload)], term, timeout).start
 
