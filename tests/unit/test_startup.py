@@ -25,7 +25,19 @@ from raftlog_mp.errors import (
 )
 from raftlog_mp.files import Files
 
-from .journals import append, entries_of, kill, make_newer, open_log, overwrite, small_config, snapshot, stop, tail_path
+from .journals import (
+    append,
+    entries_of,
+    kill,
+    make_newer,
+    open_log,
+    overwrite,
+    reopen,
+    small_config,
+    snapshot,
+    stop,
+    tail_path,
+)
 
 FILES = Files()
 
@@ -223,3 +235,19 @@ def test_empty_segments_do_not_pile_up(log_dir: str) -> None:
     assert sorted(name for name in os.listdir(log_dir) if name.endswith(".seg")) == [
         fmt.segment_name(state.segments[0].segment_id)
     ]
+
+
+@pytest.mark.parametrize("rolls", [1, 2, 3])
+@pytest.mark.parametrize("end", [stop, kill])
+def test_segments_without_entries_between_others_are_dropped_for_good(log_dir: str, rolls: int, end) -> None:
+    """As after a first entry that needs a larger segment: the log opens again, and again."""
+    expected = {}
+    for number in range(1, 5):
+        journal, _ = open_log(log_dir)
+        for _ in range(rolls):
+            journal.roll()
+        append(journal, b"%d" % number)
+        expected[number] = (1, b"%d" % number)
+        end(journal)
+    assert reopen(log_dir)[0] == expected
+    assert len(manifest.load(FILES, log_dir).segments) <= 2 + 4
