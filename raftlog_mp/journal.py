@@ -22,10 +22,12 @@ from .index import ActiveIndex, pack_slot, write_sealed
 from .layout import NOTHING_REMOVED
 from .manifest import save
 from .pipeline import Batch, Carried, Change, Pipeline
+from .producers import NO_PRODUCERS
 from .segment import SegmentWriter
 from .terms import Run, TermRuns, write_sealed_runs
 from .types import HardState, LogId
 
+PRODUCERS_BYTES_MAX = 1 << 20  # of the exactly-once table in the manifest of a stopped log
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
 
@@ -381,6 +383,8 @@ class Journal(Pipeline):
             sealed = self._as_sealed()
             self._seal_active()
             self.manifest.segments = sealed
+            table = self.producers.snapshot(PRODUCERS_BYTES_MAX)
+            self.manifest.producers = table if table != NO_PRODUCERS else b""
             self.manifest.durable, self.manifest.clean, self.manifest.settled = self.durable, True, True
             save(self.files, self.directory, self.manifest)
         if self.segment is not None:

@@ -12,7 +12,7 @@ from .catalog import SegmentInfo
 from .errors import AccessDenied, CorruptLog, NotALog
 from .files import Files, join
 
-ADDED = ("term_floor",)  # after version 1 was fixed: left out while they say nothing, so old bytes stay what they were
+ADDED = ("term_floor", "producers")  # after version 1 was fixed: left out while they say nothing, so old bytes stay what they were
 _row_of = attrgetter(*(one.name for one in fields(SegmentInfo)))
 
 
@@ -37,6 +37,7 @@ class Manifest:
     shm_dir: str | None = None
     evidence: list[str] = field(default_factory=list)  # torn tails that were cut, so that none is cut twice
     commit_index: int = 0
+    producers: bytes = b""  # the exactly-once table at a clean stop: its clients may come back later
     term_floor: int = 0  # lowest term of an append that says none: raised when a suffix may have been lost
 
     def as_dict(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
         # consumer whose checkpoint is among the lost is told, instead of skipping what took its place.
         found.term_floor = max(found.term_floor, plan.last_term, 1) + 1
     found.generation += 1  # durable before any record, control block or lane carries it
-    found.clean, found.settled = False, True
+    found.clean, found.settled, found.producers = False, True, b""
     found.config, found.strategy, found.shm_dir = config.as_dict(), config.strategy.value, config.shm_dir
     # Carried bytes exist only in the old ring until they are durable in a new segment: a crash before that must
     # find the old generation in the manifest, and with it that ring.  The roll below saves the new one.

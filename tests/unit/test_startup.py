@@ -251,3 +251,20 @@ def test_segments_without_entries_between_others_are_dropped_for_good(log_dir: s
         end(journal)
     assert reopen(log_dir)[0] == expected
     assert len(manifest.load(FILES, log_dir).segments) <= 2 + 4
+
+
+def test_a_clean_stop_keeps_the_exactly_once_table(log_dir: str) -> None:
+    """Its clients may come back to a later writer; the sealed segments are not read for it."""
+    journal, _ = open_log(log_dir)
+    append(journal, b"a", b"b", producer=7, sequence=3)
+    stop(journal)
+    assert manifest.load(FILES, log_dir).producers
+    for _ in range(3):
+        journal, plan = open_log(log_dir)
+        assert plan.producers.look_up(7, 3) == ("appended", (1, 2, 1))
+        stop(journal)
+    journal, _ = open_log(log_dir)
+    assert manifest.load(FILES, log_dir).producers == b"", "from here on the records of the newest segment count"
+    journal.producers.disconnect(7, for_good=True)
+    stop(journal)
+    assert manifest.load(FILES, log_dir).producers == b"", "nobody will ask"
