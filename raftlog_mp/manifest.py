@@ -12,7 +12,8 @@ from .catalog import SegmentInfo
 from .errors import AccessDenied, CorruptLog, NotALog
 from .files import Files, join
 
-ADDED = ("term_floor", "producers")  # after version 1 was fixed: left out while they say nothing, so old bytes stay what they were
+# Added after version 1 was fixed: left out while they say nothing, so that old bytes stay what they were.
+ADDED = ("term_floor", "producers")
 _row_of = attrgetter(*(one.name for one in fields(SegmentInfo)))
 
 
