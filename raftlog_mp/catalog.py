@@ -64,6 +64,10 @@ class Catalog:
         """The newest segment."""
         return self._by_base.peekitem(-1)[1] if self._by_base else None
 
+    def ids(self) -> set[int]:
+        """The segments' numbers."""
+        return {segment.segment_id for segment in self._by_base.values()}
+
     def __len__(self) -> int:
         return len(self._by_base)
 

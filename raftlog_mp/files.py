@@ -12,7 +12,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from .errors import NotALog
 
@@ -83,14 +83,6 @@ class Files:
         """A read-only shared mapping: a stray store faults instead of damaging the file."""
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
         return mmap.mmap(fd, length, flags=flags, prot=mmap.PROT_READ)
-
-    def fetch(self, mapping: mmap.mmap, start: int, end: int) -> None:
-        """Have the kernel read bytes ``[start, end)`` of a mapping in the background; advice only."""
-        start -= start % mmap.PAGESIZE
-        length = min(end, len(mapping)) - start
-        if length > 0:
-            with suppress(OSError, ValueError):
-                mapping.madvise(mmap.MADV_WILLNEED, start, length)
 
     # ------------------------------------------------------------ directories
     def make_dir(self, path: str) -> None:

@@ -85,71 +85,59 @@ def seal_segment(files: Files, fd: int, header: SegmentHeader, end: int, last_in
     files.sync_all(fd)
 
 
-class OpenSegment:
-    """A segment that still has a writer, read by ``pread``.
+class SegmentReader:
+    """The bytes of one segment, by ``pread``.
 
-    When it is sealed its file is cut to its end: a mapping would fault behind it, a read merely comes back short.
+    Not a mapping: where the device cannot read a block, a mapping ends the process (SIGBUS), and so does one of a
+    segment that is cut to its end while it is sealed.  A read merely comes back empty or short.
     """
 
-    def __init__(self, files: Files, path: str, start: int) -> None:
+    def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
         self._files, self.path, self._shift = files, path, fmt.DATA_OFFSET - start
         self._fd = files.open(path)
+        self._copied = (0, -1)  # the last copy
+        self._fetched = 0  # stream position up to which pages were asked for
+        if populate:
+            files.will_need(self._fd, 0, files.size(self._fd))
+
+    def _read(self, position: int, length: int) -> bytes:
+        if position + self._shift < fmt.DATA_OFFSET:
+            return b""
+        try:
+            return self._files.pread(self._fd, length, position + self._shift)
+        except OSError:
+            return b""  # as if it were not there: the caller, which misses it, tells what is damaged
 
     def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
-        """As :meth:`SegmentReader.record`."""
-        raw = self._files.pread(self._fd, SMALL_READ_BYTES, position + self._shift)
+        """``(header fields, body)`` of the record at ``position``, or None if no header can be read there."""
+        raw = self._read(position, SMALL_READ_BYTES)
         if len(raw) < fmt.RECORD_BYTES:
             return None
         fields = fmt.RECORD_HEADER.unpack_from(raw)
         length = fmt.RECORD_BYTES + fields[3]
         if length > len(raw):
-            raw = self._files.pread(self._fd, length, position + self._shift)
+            raw = self._read(position, length)
         return fields, raw[fmt.RECORD_BYTES : length]
 
     def copy(self, start: int, end: int) -> bytes:
-        """The stream bytes ``[start, end)``; shorter if the file ends before."""
-        return self._files.pread(self._fd, end - start, start + self._shift)
-
-    def __del__(self) -> None:
-        # The last reader lets go of it, after a roll, at the end of the handle, or in mid-read of another thread.
-        if hasattr(self, "_fd"):
-            self._files.close(self._fd)
-
-
-class SegmentReader:
-    """A read-only mapping of one sealed segment."""
-
-    def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
-        with files.opened(path) as fd:
-            self.data = files.map(fd, files.size(fd), populate=populate)
-        self.path, self._files = path, files
-        self._shift = fmt.DATA_OFFSET - start
-        self._copied = (0, -1)  # the last copy
-        self._fetched = 0  # stream position up to which pages were asked for
-
-    def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
-        """``(header fields, body)`` of the record at ``position``, or None if no header fits there."""
-        at = position + self._shift
-        if at < fmt.DATA_OFFSET or at + fmt.RECORD_BYTES > len(self.data):
-            return None
-        fields = fmt.RECORD_HEADER.unpack_from(self.data, at)
-        at += fmt.RECORD_BYTES
-        return fields, self.data[at : at + fields[3]]
-
-    def copy(self, start: int, end: int) -> bytes:
-        """The stream bytes ``[start, end)``; shorter if the file ends before.
+        """The stream bytes ``[start, end)``; shorter if the file ends before, empty if they cannot be read.
 
         One copy behind the other is a sequential reader: the kernel is asked for what comes next meanwhile.
         """
         before, self._copied = self._copied, (start, end)
         if before[0] <= start <= before[1] and end + READ_AHEAD_BYTES // 2 > self._fetched:
             self._fetched = end + READ_AHEAD_BYTES
-            self._files.fetch(self.data, start + self._shift, self._fetched + self._shift)
-        return self.data[start + self._shift : end + self._shift]
+            self._files.will_need(self._fd, end + self._shift, READ_AHEAD_BYTES)
+        return self._read(start, end - start)
 
-    def close(self) -> None:
-        """Unmap."""
-        self.data.close()
+    def image(self) -> bytes:
+        """The whole file; raises ``OSError`` if it cannot be read."""
+        return self._files.pread(self._fd, self._files.size(self._fd), 0)
+
+    def __del__(self) -> None:
+        # The last reader lets go of it, after a roll, at the end of the handle, or in mid-read of another thread.
+        if hasattr(self, "_fd"):
+            self._files.close(self._fd)
 
 
 def proves(fields: tuple[Any, ...], body: bytes) -> bool:

@@ -261,7 +261,7 @@ class Source:
                 return opened
         slots: list[bytes] = []
         scan_records(
-            segment.data, expected_header(found, info), info.generation, limit=info.end,
+            segment.image(), expected_header(found, info), info.generation, limit=info.end,
             on_record=lambda record, _: slots.append(record.position.to_bytes(8, "little") * record.count),
         )  # fmt: skip
         return from_slots(info.base_index, b"".join(slots))
