@@ -7,6 +7,11 @@
 b'hello'
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .client import Ticket
 from .config import Adaptive, Batch, Immediate, LogConfig, PressureConfig
 from .errors import (
@@ -38,11 +43,14 @@ from .log_reader import LogReader, open_reader
 from .metrics import LogStats
 from .types import AppendResult, Entry, HardState, LogId, PersistenceStrategy, majority_match_index
 
+if TYPE_CHECKING:
+    from . import aio
+
 __version__ = "0.1.0"
 
 __all__ = [
     # handles
-    "open_log", "open_reader", "start_writer", "stop_writer", "Log", "LogReader", "Writer", "Ticket", "LogStats",
+    "open_log", "open_reader", "aio", "start_writer", "stop_writer", "Log", "LogReader", "Writer", "Ticket", "LogStats",
     # values
     "Entry", "LogId", "HardState", "AppendResult", "majority_match_index",
     # settings
@@ -52,3 +60,10 @@ __all__ = [
     "Truncated", "Backpressure", "LogTimeout", "AppendTimeout", "OutcomeUnknown", "WriterUnavailable", "LogLocked",
     "LogClosed", "AccessDenied", "NotALog", "VersionMismatch", "CorruptLog", "SyncFailed", "DiskFull",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """``raftlog_mp.aio`` on first use: who does not ask for it does not load asyncio."""
+    if name == "aio":
+        return importlib.import_module(".aio", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -117,6 +117,9 @@ class Client:
         """Put a submission (``head``: flags, count, crc, term) into the lane; :class:`Backpressure` at the timeout."""
         deadline = 0.0
         flags, count, crc, term = head
+        if ticket._kind in layout.BRINGS_ENTRIES and self._pressed():
+            deadline = deadline_of(timeout)
+            self._wait_for_relief(deadline)
         length = layout.SUBMISSION_BYTES + len(body)
         while True:
             with self._lock:
@@ -169,6 +172,37 @@ class Client:
             return True
         self._reap()
         return len(self._pending) < layout.COMPLETION_SLOTS and lane.room(length)
+
+    def _pressed(self) -> bool:
+        """Whether the writer asks for no more entries: hard memory pressure, told in shared memory."""
+        view = self._link.view
+        # SEQ_CST: as the sleeper's re-check it must not pass the store of the sleep flag before it.
+        return view is not None and view.control.pressure_level.load(shm.SEQ_CST) >= layout.LEVEL_HARD
+
+    def _wait_for_relief(self, deadline: float) -> None:
+        if not self._link.wait(lambda: not self._pressed(), deadline, layout.WANTS_PROGRESS):
+            view = self._link.view
+            hint = view.control.retry_after_ms.load(shm.RELAXED) if view is not None else 0
+            raise errors.Backpressure(
+                "memory is short (level hard), and new entries were not taken in time: surely not appended. Try again "
+                f"in {hint} ms, or wait_for_room(); what the writer saw is in stats() and `raftlog-mp stat`.",
+                level="hard", retry_after_ms=hint,
+            )  # fmt: skip
+
+    def wait_for_room(self, timeout: float | None) -> None:
+        """Until an append would find room.  :class:`LogTimeout` when ``timeout`` seconds are over."""
+        deadline = deadline_of(timeout)
+        entry_limit, _ = self.limits(timeout)
+
+        def roomy() -> bool:
+            with self._lock:
+                lane = self._lane
+                room = lane is not None and self._has_room(lane, layout.SUBMISSION_BYTES + entry_limit)
+            return room and not self._pressed()
+
+        if not self._link.wait(roomy, deadline, WANTS_ANSWERS | layout.WANTS_PROGRESS):
+            level = "hard memory pressure" if self._pressed() else "a full lane"
+            raise errors.LogTimeout(f"no room in {self._link.directory} in time: {level}; nothing was appended")
 
     def _wait_for_room(self, length: int, deadline: float) -> None:
         def roomy() -> bool:
@@ -293,7 +327,12 @@ class Client:
         """Return once everything visible now, and everything this handle has submitted, is fsynced."""
         with self._lock:
             last = self._next_sequence - 1
-        target = [0]
+            idle = not self._pending
+        target, seen = [0], [self._link.view]
+        if idle and seen[0] is not None and self._link.stopped():
+            control = seen[0].control  # stopped on purpose: it flushed before it said so
+            if control.durable.load(shm.ACQUIRE) >= control.published.load(shm.ACQUIRE):
+                return
 
         def durable() -> bool:
             view = self._link.view
@@ -304,7 +343,13 @@ class Client:
                 if self._pending and self._pending[0].sequence <= last:
                     return False  # DiskFirst: what is not published yet waits for the flush, too
             control = view.control
-            target[0] = target[0] or control.published.load(shm.ACQUIRE)
+            if target[0] and view is not seen[0] and control.began_at.load(shm.RELAXED) < target[0]:
+                raise errors.Truncated(
+                    "entries that were visible when flush() was called are gone: the memory that held them was lost "
+                    f"with the writer; the log ends at index {control.last_index.load(shm.ACQUIRE)}",
+                    last_index=control.last_index.load(shm.ACQUIRE),
+                )
+            target[0], seen[0] = target[0] or control.published.load(shm.ACQUIRE), view
             if control.durable.load(shm.SEQ_CST) >= target[0]:
                 return True
             check_failed(view)

@@ -95,14 +95,21 @@ class PressureConfig:
     soft: float = 0.80  # 0.05 .. 0.99
     hard: float = 0.90  # above soft, up to 1.0
     sample_ms: float = 200  # 10 .. 60_000
+    hysteresis: float = 0.03  # a level is left so far below its threshold, 0 .. 0.5
+    root: str = "/"  # where proc/ and sys/ are looked up: another folder, to rehearse with readings of one's own
 
     def __post_init__(self) -> None:
         _check("pressure.soft", self.soft, 0.05, 0.99, whole=False)
         _check("pressure.hard", self.hard, 0.05, 1.0, whole=False)
+        _check("pressure.hysteresis", self.hysteresis, 0, 0.5, whole=False)
         _check("pressure.sample_ms", self.sample_ms, 10, 60_000, whole=False)
         if self.hard <= self.soft:
             message = f"pressure.hard={self.hard!r} is not allowed: give a number above pressure.soft={self.soft!r}"
             raise ConfigError(message, field="pressure.hard", value=self.hard, allowed=f"above {self.soft}")
+        if not isinstance(self.root, str) or not self.root.startswith("/"):
+            allowed = "the absolute path of a folder"
+            message = f"pressure.root={self.root!r} is not allowed: give {allowed}"
+            raise ConfigError(message, field="pressure.root", value=self.root, allowed=allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

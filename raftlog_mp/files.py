@@ -84,6 +84,14 @@ class Files:
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
         return mmap.mmap(fd, length, flags=flags, prot=mmap.PROT_READ)
 
+    def signature(self, path: str) -> tuple[int, int, int] | None:
+        """Changes whenever the file is replaced or written: inode, time of change, size.  None if it is not there."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
     # ------------------------------------------------------------ directories
     def make_dir(self, path: str) -> None:
         """Create the directory, 0700, and its parents (with the user's umask) if missing."""

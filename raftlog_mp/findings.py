@@ -85,6 +85,8 @@ def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: 
         _scan_files(files, directory, manifest, old, plan, fresh_reads)
         if plan.refusal is None and manifest.strategy == PersistenceStrategy.MEM_FIRST:
             _decide_ring(manifest, old, plan)
+        if manifest.clean and manifest.producers:
+            plan.producers.restore(manifest.producers)  # the sealed segments were not read
         return plan
     finally:
         old.close()

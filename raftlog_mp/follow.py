@@ -61,6 +61,10 @@ class Follower(Iterator[Entry]):
         self._yielded = entry.log_id
         return entry
 
+    def at_hand(self) -> bool:
+        """Whether ``next()`` need neither wait nor read: an entry was fetched ahead, and nothing has changed."""
+        return bool(self._buffer) and self._reader.calm(self._era)
+
     def _check(self) -> None:
         self._link.check_open()
         if self._fork_era != self._link.era:

@@ -55,6 +55,7 @@ class Intake:
         self.journal, self.sessions, self._make_room = journal, sessions, make_room
         self.control, self.config = journal.control, journal.config
         self._entry_limit = self.config.entry_bytes_limit
+        self._term_floor = max(journal.manifest.term_floor, 1)
         self.blocked = False  # a submission waits for room
         self.oldest = 0.0  # when the oldest unflushed entry arrived
         self.owing: list[Peer] = []  # peers with answers that wait for a publish
@@ -128,7 +129,7 @@ class Intake:
             source = chunk if length < VIEW_BYTES else memoryview(chunk)
             body: Any = source[at + SUBMISSION_BYTES : end]
             if not flags and not journal.hard.term:
-                term = journal.last_term or 1
+                term = max(journal.last_term, self._term_floor)
             if (
                 count == 1 and kind == layout.SUBMIT_APPEND and length <= entry_limit and crc32c(body) == body_crc
                 and journal.last_term <= term >= journal.hard.term and 0 < term <= layout.TERM_MAX and flags <= 1
@@ -185,7 +186,7 @@ class Intake:
         elif journal.hard.term:
             return sequence, layout.TERM_REQUIRED, 0, 0, journal.last_term, 0
         else:
-            term = journal.last_term or 1
+            term = max(journal.last_term, self._term_floor)
         return self._append(body, body_crc, count, term, peer.producer, sequence)
 
     def _append(

@@ -26,6 +26,8 @@ from .shortage import FULL, remove_caches, remove_half_made
 from .terms import Run, TermRuns, write_sealed_runs
 from .types import LogId
 
+PRODUCERS_BYTES_MAX = 1 << 20  # of the exactly-once table in the manifest of a stopped log
+
 
 class Journal(Pipeline):
     """Where the log stands, and the steps that move it on.  Made by ``startup.open_journal``."""
@@ -383,6 +385,7 @@ class Journal(Pipeline):
                 remove_half_made(self.files, self.directory, sealed[-1].segment_id)
             self.segment.seal(self.end, self.next_index - 1, self.last_term)  # gives back what the segment did not use
             manifest.segments = sealed
+            manifest.producers = self.producers.to_keep(PRODUCERS_BYTES_MAX)
             manifest.durable, manifest.clean, manifest.settled = self.durable, True, True
             save(self.files, self.directory, manifest)
         except OSError as error:

@@ -54,6 +54,7 @@ CONTROL_WORDS: dict[str, int] = {
     "commit_index": 328,
     "terms": 336,  # edition of the table of term runs << 40 | runs in it
     "hard_version": 344,  # version of the hard state that is durable
+    "began_at": 352,  # stream position up to which recovery found the log when this generation began
     # Fence of truncation, replacement, purge and reset: odd while one is under way.
     "epoch": 384,
     # Doorbell: 1 while the writer sleeps.
@@ -82,6 +83,13 @@ CONTROL_WORDS: dict[str, int] = {
     "scrub_damage": 656,
     "damaged_segment": 664,  # where the scrubber found damage last: segment id,
     "damaged_offset": 672,  # and byte in its file
+    # Memory, as the writer last saw it.
+    "retry_after_ms": 768,  # when an append that is refused under hard pressure is worth trying again
+    "pressure_changes": 776,
+    "memory_used": 784,
+    "memory_limit": 792,
+    "memory_stalled": 800,  # share of the last 10 s in which some task waited for memory: 1 + millionths, 0 not told
+    "writer_rss": 808,
 }
 
 # The second page: what the last changes removed.  Change number n (the epoch after it is 2 * n) has slot n % 512: the
@@ -101,6 +109,7 @@ STATE_STARTING, STATE_RUNNING, STATE_FAILED, STATE_STOPPED, STATE_CRASHED, STATE
 # "crashed" is never stored: a reader of files without a writer finds that the last one did not stop in order
 STATE_NAMES = {0: "starting", 1: "running", 2: "failed", 3: "stopped", 4: "crashed", 5: "left"}
 LEVEL_NAMES = {0: "none", 1: "soft", 2: "hard"}
+LEVEL_HARD = 2
 
 # ---------------------------------------------------------------- lane
 #
@@ -141,6 +150,7 @@ SUBMIT_PURGE = 4  # a: last index to remove, b: its term, 0 if not said
 SUBMIT_RESET = 5  # a, b: index and term of the new boundary
 SUBMIT_HARD_STATE = 6  # body: msgpack [term, voted_for]
 SUBMIT_COMMIT = 7  # a: commit index
+BRINGS_ENTRIES = frozenset({SUBMIT_APPEND, SUBMIT_ENTRIES})  # these wait under hard memory pressure
 TERM_MAX = (1 << 63) - 1
 INDEX_MAX = (1 << 62) - 1
 FLAG_TERM_GIVEN = 1  # `term` holds the caller's term; otherwise the writer takes the last entry's

@@ -29,9 +29,10 @@ class Log(LogReader):
     def append(self, payload: Payload, term: int | None = None, timeout: Timeout = DEFAULT) -> int:
         """Append one entry and return its index, acknowledged as the log's strategy promises.
 
-        ``term=None`` takes the last entry's (at least 1).  Raises :class:`EntryTooLarge`, :class:`StaleTerm`,
-        :class:`Backpressure` (surely not appended), :class:`AppendTimeout` (outcome unknown, ``.ticket`` lives on),
-        :class:`DiskFull`, :class:`SyncFailed`, :class:`WriterUnavailable`, :class:`LogClosed`.
+        ``term=None`` takes the last entry's (at least 1; a new one after a loss, see docs/raft.md).  Raises
+        :class:`EntryTooLarge`, :class:`StaleTerm`, :class:`Backpressure` (surely not appended),
+        :class:`AppendTimeout` (outcome unknown, ``.ticket`` lives on), :class:`DiskFull`, :class:`SyncFailed`,
+        :class:`WriterUnavailable`, :class:`LogClosed`.
         """
         return self._append([payload if type(payload) is bytes else as_bytes(payload)], term, timeout).start
 
@@ -58,6 +59,15 @@ class Log(LogReader):
         self._link.check_open()
         check_term(term)
         return self._client.submit(payloads, term, self._timeout)
+
+    def wait_for_room(self, timeout: Timeout = DEFAULT) -> None:
+        """Return once an append would find room: no hard memory pressure, and space in this handle's lane.
+
+        For those who would rather wait than handle :class:`Backpressure`; it reserves nothing.  Raises
+        :class:`LogTimeout` (nothing was appended), :class:`LogClosed`.
+        """
+        self._link.check_open()
+        self._client.wait_for_room(self._seconds(timeout))
 
     def close(self) -> None:
         """Leave the log.  Idempotent; what was acknowledged stays, the writer goes on."""

@@ -158,8 +158,11 @@ class LogReader:
 
     @property
     def durable_index(self) -> int:
-        """Everything up to here was fsynced."""
-        return int(self._control().durable_index.load(shm.SEQ_CST))
+        """Every entry up to here is visible and fsynced; never above :attr:`last_index`."""
+        control = self._control()
+        # DiskFirst publishes after the fsync: for a moment the disk is ahead of what anybody may see.
+        durable = int(control.durable_index.load(shm.SEQ_CST))
+        return min(durable, int(control.last_index.load(shm.SEQ_CST)))
 
     @property
     def commit_index(self) -> int:

@@ -12,6 +12,8 @@ from .catalog import SegmentInfo
 from .errors import AccessDenied, CorruptLog, NotALog
 from .files import Files, join
 
+# Added after version 1 was fixed: left out while they say nothing, so that old bytes stay what they were.
+ADDED = ("lost", "term_floor", "producers")
 _row_of = attrgetter(*(one.name for one in fields(SegmentInfo)))
 
 
@@ -39,6 +41,8 @@ class Manifest:
     # Damage that repair has accepted: [first_index, last_index, segment_id, offset in its file].  A row whose last
     # index lies below its first cost no entry (or none that is still in the log): known damage, nothing more.
     lost: list[list[int]] = field(default_factory=list)
+    producers: bytes = b""  # the exactly-once table at a clean stop: its clients may come back later
+    term_floor: int = 0  # lowest term of an append that says none: raised when a suffix may have been lost
 
     def live_lost(self) -> list[list[int]]:
         """The rows of ``lost`` as the log stands now: less what was purged, truncated or replaced since."""
@@ -63,8 +67,9 @@ class Manifest:
         data = {one.name: getattr(self, one.name) for one in fields(self)}
         data["segments"] = list(map(_row_of, self.segments))
         data["lost"] = self.live_lost()
-        if not data["lost"]:
-            del data["lost"]  # most logs have lost nothing, and older releases do not know the word
+        for name in ADDED:
+            if not data[name]:
+                del data[name]
         return data
 
     @classmethod

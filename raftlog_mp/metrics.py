@@ -37,7 +37,12 @@ class LogStats:
     clients: int
     readers: int
     dropped_peers: int
-    pressure_level: str
+    pressure_level: str  # none, soft, hard
+    pressure_changes: int
+    memory_used_bytes: int  # of the limit that applies, without file pages that can be taken back
+    memory_limit_bytes: int  # the smallest of the control groups' and the host's; 0: not known
+    memory_stalled: float | None  # share of the last 10 s in which some task waited for memory; None: not told
+    writer_rss_bytes: int
     lapped_reads: int  # of this handle: the ring had moved on, the segment served
     loss_possible: bool  # the last recovery could not rule out that a power cut took a suffix
     scrubbed_bytes: int  # of sealed segments, read again and checked
@@ -60,11 +65,17 @@ def stats_of(view: Any, path: str, *, lapped_reads: int = 0) -> LogStats:
         flush_policy=str(view.config.flush_policy), generation=words["generation"], writer_pid=words["writer_pid"],
         fsync_ms_mean=round(words["fsync_ns"] / fsyncs / 1e6, 4) if fsyncs else 0.0,
         pressure_level=layout.LEVEL_NAMES.get(words["pressure_level"], "none"),
+        memory_used_bytes=words["memory_used"], memory_limit_bytes=words["memory_limit"],
+        memory_stalled=(words["memory_stalled"] - 1) / 1e6 if words["memory_stalled"] else None,
+        writer_rss_bytes=words["writer_rss"],
+        # DiskFirst publishes after the fsync: for a moment the disk is ahead of what anybody may see.
+        durable_index=min(words["durable_index"], words["last_index"]),
         lapped_reads=lapped_reads, loss_possible=bool(words["loss_possible"]),
         damaged_file=fmt.segment_name(words["damaged_segment"]) if words["scrub_damage"] else "",
         **{name: words[name] for name in (
-            "first_index", "last_index", "durable_index", "commit_index", "appends", "entries", "bytes", "fsyncs",
+            "first_index", "last_index", "commit_index", "appends", "entries", "bytes", "fsyncs",
             "unflushed_entries", "unflushed_bytes", "segments", "rolls", "marks", "clients", "readers", "dropped_peers",
             "scrubbed_bytes", "scrub_passes", "scrub_damage", "damaged_offset",
+            "pressure_changes",
         )},
     )  # fmt: skip

@@ -20,6 +20,7 @@ IDLE_PRODUCERS_KEPT = 256  # of those without a connection; the longest silent o
 
 Outcome = tuple[int, int, int]  # first index, count, term: where a submission went
 
+NO_PRODUCERS: bytes = msgpack.packb([])
 APPENDED, NEW, FORGOTTEN = "appended", "new", "forgotten"
 
 
@@ -108,6 +109,8 @@ class Producers:
 
     def snapshot(self, budget_bytes: int) -> bytes:
         """The table as the body of a PRODUCERS record; what is oldest is left out until it fits the budget."""
+        if not (self._windows or self._forgot_some):
+            return NO_PRODUCERS
         keep, skip = WINDOW, 0
         while True:
             forgot = self._forgot_some or skip > 0
@@ -125,6 +128,11 @@ class Producers:
                 keep //= 2
             else:
                 skip = max(1, skip * 2)
+
+    def to_keep(self, budget_bytes: int) -> bytes:
+        """The snapshot for a log that stops in order; nothing if nobody is in the table."""
+        body = self.snapshot(budget_bytes)
+        return b"" if body == NO_PRODUCERS else body
 
     def restore(self, body: bytes) -> None:
         """Replace the table by a snapshot (its CRC was checked before)."""

@@ -20,12 +20,12 @@ from .era import Era, Gone, Overtaken
 from .files import Files, join
 from .index import IndexReader
 from .link import RETRY_SECONDS
-from .segment import OpenSegment, SegmentReader, proves
+from .segment import SegmentReader, proves, whole_records
 from .source import Source
 from .types import Entry
 
 CHUNK_BYTES = 256 * 1024  # of one copy during a range read
-OPEN_SEGMENTS = 64  # mapped at once by one handle
+OPEN_SEGMENTS = 32  # open at once in one handle
 TRIES = 100  # a reader that is overtaken again and again by rolls gives up; each try sees a newer catalog
 
 Fields = tuple[Any, ...]
@@ -38,7 +38,7 @@ class Reader:
     def __init__(self, source: Source, files: Files, directory: str) -> None:
         self._source, self._files, self._directory = source, files, directory
         self._link = source.link
-        self._segments: OrderedDict[tuple[int, bool], SegmentReader | OpenSegment] = OrderedDict()
+        self._segments: OrderedDict[tuple[int, bool], SegmentReader] = OrderedDict()
         self._indexes: OrderedDict[int, IndexReader] = OrderedDict()
         self._lock = threading.Lock()
         self._batch: tuple[Any, int, list[bytes]] = (None, -1, [])  # view, position, payloads of the one decoded last
@@ -87,6 +87,10 @@ class Reader:
         if view is not self._view:
             self._segments.clear()
             self._indexes.clear()
+        else:  # files that are gone give their space back only when nobody holds them
+            live = self._source.catalog().ids()
+            for gone in ({key[0] for key in self._segments} | set(self._indexes)) - live:
+                self._let_go(gone)
         self._verify, self._populate = view.config.verify_reads, view.config.strategy == "mem_first"
         self._first = partial(control.first_index.load, shm.ACQUIRE)
         # SEQ_CST: acquires everything published up to the index, and serves as a sleeper's re-check.
@@ -242,7 +246,7 @@ class Reader:
             info, position = self._locate(index)
             data, durable_copy = self._copy(info, position)
             before, limit = index, self._source.before_lost(index, stop, info)
-            for fields, body in self._parse(data, position):
+            for fields, body in whole_records(data, position):
                 base, count = fields[9], fields[4]
                 if durable_copy and self._verify and not proves(fields, body):
                     if index > before:
@@ -265,18 +269,6 @@ class Reader:
                     self._settle()
             else:
                 tries = 0
-
-    def _parse(self, data: bytes, position: int) -> Iterator[tuple[Fields, bytes]]:
-        """The whole records at the head of a copy; stops at the first that is cut off or out of place."""
-        at, size = 0, len(data)
-        unpack, header_bytes = fmt.RECORD_HEADER.unpack_from, fmt.RECORD_BYTES
-        while at + header_bytes <= size:
-            fields = unpack(data, at)
-            end = at + header_bytes + fields[3]
-            if end > size or fields[0] != fmt.RECORD_MAGIC or fields[11] != position + at:
-                return
-            yield fields, data[at + header_bytes : end]
-            at = end
 
     def _copy(self, info: SegmentInfo, position: int) -> tuple[bytes, bool]:
         """A true copy of stream bytes from a record border on: ``(bytes, from a file)``; at least one whole record."""
@@ -319,17 +311,15 @@ class Reader:
             raise self._damage(info, info.start, index, info.last_index)
         return info, slots.slots[at]
 
-    def _segment(self, info: SegmentInfo) -> SegmentReader | OpenSegment:
+    def _segment(self, info: SegmentInfo) -> SegmentReader:
         """The bytes of a segment, from a small cache; what is evicted goes with its last user."""
         key = (info.segment_id, info.sealed)
         segment = self._segments.get(key)
         if segment is None:
             path = join(self._directory, fmt.segment_name(info.segment_id))
             try:
-                if info.sealed:
-                    segment = SegmentReader(self._files, path, info.start, populate=self._populate)
-                else:
-                    segment = OpenSegment(self._files, path, info.start)
+                populate = self._populate and info.sealed
+                segment = SegmentReader(self._files, path, info.start, populate=populate)
             except (OSError, ValueError):
                 raise self._damage(info, info.start, info.base_index, info.last_index) from None
             self._keep(self._segments, key, segment)
@@ -340,7 +330,7 @@ class Reader:
         index = self._indexes.get(info.segment_id)
         if index is None:
             segment = self._segment(info)
-            if not isinstance(segment, SegmentReader):  # its index is the active one; the catalog is behind
+            if not info.sealed:  # its index is the active one; the catalog is behind
                 raise self._damage(info, info.start, info.base_index, info.last_index)
             index = self._source.index_of(info, segment)
             self._keep(self._indexes, info.segment_id, index)
@@ -354,9 +344,12 @@ class Reader:
 
     def _forget(self, segment_id: int) -> None:
         with self._lock:
-            self._segments.pop((segment_id, True), None)
-            self._segments.pop((segment_id, False), None)
-            self._indexes.pop(segment_id, None)
+            self._let_go(segment_id)
+
+    def _let_go(self, segment_id: int) -> None:
+        self._segments.pop((segment_id, True), None)
+        self._segments.pop((segment_id, False), None)
+        self._indexes.pop(segment_id, None)
 
     def _damaged_record(self, info: SegmentInfo, position: int, index: int) -> Exception:
         """The error for a record: all its entries, those whose index slots name its position, are concerned."""

@@ -20,10 +20,10 @@ from . import format as fmt
 from .config import check_integer
 from .files import Files, OwnersFiles, PathLike, join, real_path
 from .findings import Finding, make_plan
+from .lock import take_lock
 from .rehearsal import Rehearsal
 from .repair_end import Mender
 from .repair_steps import Blocked, Progress, Step
-from .writer import take_lock
 
 PLAN_NAME = "plan.json"
 

@@ -33,6 +33,7 @@ class Mender(SegmentMender):
     def run(self) -> None:
         """Do everything that can be done.  If something is ``blocked`` afterwards, it was a rehearsal, and says why."""
         self._dropped: list[SegmentInfo] = []
+        self._highest_term = 0  # of the entries that are dropped, as far as it is known
         self._beyond = 0  # stream position behind everything that was dropped
         self._find_manifest()
         caches = self._bad_caches()
@@ -176,6 +177,7 @@ class Mender(SegmentMender):
             "acknowledged them must not vote before its peers have sent them again",
             kept_bytes=self._keep_dropped(), first_index=index, reversible=False,
         )  # fmt: skip
+        self._highest_term = max(plan.last_term, *(i.last_term or i.previous_term for i in segments))
         self._beyond = max((i.start + i.file_bytes for i in segments), default=0)
         self.manifest.segments, self.manifest.settled = kept, True  # what the ring holds lies beyond
         self._keep_ring(plan.end)
@@ -276,6 +278,11 @@ class Mender(SegmentMender):
         found.generation, found.settled, found.durable = last.generation, True, last.end or 0
         if self._rebuilt:
             found.strategy = found.config["strategy"]
+        if self._forgets:  # the table in the new segment counts, not what an orderly end may have left elsewhere
+            found.clean = False
+        if (self._cut_at is not None or plan.loss_possible) and hasattr(found, "term_floor"):
+            # As a start with a loss: no entry without a term ever gets the id of one that is gone.
+            found.term_floor = max(found.term_floor, self._highest_term, plan.last_term, 1) + 1
         manifest.save(files, directory, found)
         for info in self._dropped:
             remove_segment(files, directory, info.segment_id)

@@ -7,7 +7,7 @@ cannot come back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from crc32c import crc32c
@@ -20,6 +20,7 @@ from .format import BAD, RESIDUE, WRONG, ZERO, RecordHeader, Seal, SegmentHeader
 # zeroed blocks, 179-208 into merely reserved ones, 263-279 into a growing file (docs/architecture.md).
 ZERO_AHEAD_BYTES = 256 * 1024
 SMALL_READ_BYTES = 4096  # of the first read of one record: most fit
+READ_AHEAD_BYTES = 4 << 20  # of a sealed segment, beyond what a sequential reader has read
 ZERO_FOR_PIECES_BELOW = 32 * 1024  # large writes gain nothing from it and would write everything twice
 
 
@@ -84,30 +85,54 @@ def seal_segment(files: Files, fd: int, header: SegmentHeader, end: int, last_in
     files.sync_all(fd)
 
 
-class OpenSegment:
-    """A segment that still has a writer, read by ``pread``.
+class SegmentReader:
+    """The bytes of one segment, by ``pread``.
 
-    When it is sealed its file is cut to its end: a mapping would fault behind it, a read merely comes back short.
+    Not a mapping: where the device cannot read a block, a mapping ends the process (SIGBUS), and so does one of a
+    segment that is cut to its end while it is sealed.  A read merely comes back empty or short.
     """
 
-    def __init__(self, files: Files, path: str, start: int) -> None:
+    def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
         self._files, self.path, self._shift = files, path, fmt.DATA_OFFSET - start
         self._fd = files.open(path)
+        self._copied = (0, -1)  # the last copy
+        self._fetched = 0  # stream position up to which pages were asked for
+        if populate:
+            files.will_need(self._fd, 0, files.size(self._fd))
+
+    def _read(self, position: int, length: int) -> bytes:
+        if position + self._shift < fmt.DATA_OFFSET:
+            return b""
+        try:
+            return self._files.pread(self._fd, length, position + self._shift)
+        except OSError:
+            return b""  # as if it were not there: the caller, which misses it, tells what is damaged
 
     def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
-        """As :meth:`SegmentReader.record`."""
-        raw = self._files.pread(self._fd, SMALL_READ_BYTES, position + self._shift)
+        """``(header fields, body)`` of the record at ``position``, or None if no header can be read there."""
+        raw = self._read(position, SMALL_READ_BYTES)
         if len(raw) < fmt.RECORD_BYTES:
             return None
         fields = fmt.RECORD_HEADER.unpack_from(raw)
         length = fmt.RECORD_BYTES + fields[3]
         if length > len(raw):
-            raw = self._files.pread(self._fd, length, position + self._shift)
+            raw = self._read(position, length)
         return fields, raw[fmt.RECORD_BYTES : length]
 
     def copy(self, start: int, end: int) -> bytes:
-        """The stream bytes ``[start, end)``; shorter if the file ends before."""
-        return self._files.pread(self._fd, end - start, start + self._shift)
+        """The stream bytes ``[start, end)``; shorter if the file ends before, empty if they cannot be read.
+
+        One copy behind the other is a sequential reader: the kernel is asked for what comes next meanwhile.
+        """
+        before, self._copied = self._copied, (start, end)
+        if before[0] <= start <= before[1] and end + READ_AHEAD_BYTES // 2 > self._fetched:
+            self._fetched = end + READ_AHEAD_BYTES
+            self._files.will_need(self._fd, end + self._shift, READ_AHEAD_BYTES)
+        return self._read(start, end - start)
+
+    def image(self) -> bytes:
+        """The whole file; raises ``OSError`` if it cannot be read."""
+        return self._files.pread(self._fd, self._files.size(self._fd), 0)
 
     def __del__(self) -> None:
         # The last reader lets go of it, after a roll, at the end of the handle, or in mid-read of another thread.
@@ -115,38 +140,27 @@ class OpenSegment:
             self._files.close(self._fd)
 
 
-class SegmentReader:
-    """A read-only mapping of one sealed segment."""
-
-    def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
-        with files.opened(path) as fd:
-            self.data = files.map(fd, files.size(fd), populate=populate)
-        self.path = path
-        self._shift = fmt.DATA_OFFSET - start
-
-    def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
-        """``(header fields, body)`` of the record at ``position``, or None if no header fits there."""
-        at = position + self._shift
-        if at < fmt.DATA_OFFSET or at + fmt.RECORD_BYTES > len(self.data):
-            return None
-        fields = fmt.RECORD_HEADER.unpack_from(self.data, at)
-        at += fmt.RECORD_BYTES
-        return fields, self.data[at : at + fields[3]]
-
-    def copy(self, start: int, end: int) -> bytes:
-        """The stream bytes ``[start, end)``; shorter if the file ends before."""
-        return self.data[start + self._shift : end + self._shift]
-
-    def close(self) -> None:
-        """Unmap."""
-        self.data.close()
-
-
 def proves(fields: tuple[Any, ...], body: bytes) -> bool:
     """Whether both checksums of a record hold, on the copies given."""
     if fields[0] != fmt.RECORD_MAGIC or len(body) != fields[3] or crc32c(body) != fields[2]:
         return False
     return bool(crc32c(fmt.RECORD_HEADER.pack(*fields)[8:]) == fields[1])
+
+
+def whole_records(data: bytes, position: int) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+    """``(header fields, body)`` of the records at the head of stream bytes from ``position`` on, not proved.
+
+    Stops at the first that is cut off or out of place.
+    """
+    at, size = 0, len(data)
+    unpack, header_bytes = fmt.RECORD_HEADER.unpack_from, fmt.RECORD_BYTES
+    while at + header_bytes <= size:
+        fields = unpack(data, at)
+        end = at + header_bytes + fields[3]
+        if end > size or fields[0] != fmt.RECORD_MAGIC or fields[11] != position + at:
+            return
+        yield fields, data[at + header_bytes : end]
+        at = end
 
 
 # ---------------------------------------------------------------- scanning

@@ -152,6 +152,7 @@ class Source:
         self._catalog = Catalog([])
         self._manifest: Manifest | None = None
         self._looked = 0.0
+        self._manifest_state: tuple[int, int, int] | None = None
 
     def view(self) -> Any:
         """The view in force: live if there ever was a writer for this handle, else the files'."""
@@ -184,9 +185,10 @@ class Source:
         raise errors.WriterUnavailable(f"{self._directory} kept changing while it was read; try again")
 
     def _look_for_writer(self) -> None:
-        now = wakeup.now()
-        if now - self._looked > LOOK_SECONDS:
-            self._looked = now
+        # Every start of a writer, and everything that takes entries away, replaces the manifest before it is answered.
+        now, state = wakeup.now(), self._files.signature(manifest.manifest_path(self._directory))
+        if state != self._manifest_state or now - self._looked > LOOK_SECONDS:
+            self._looked, self._manifest_state = now, state
             if not self.link.try_connect() and self._files_allowed and self._file_view is not None:
                 latest = manifest.load(self._files, self._directory)
                 if latest.generation != self._file_view.generation:  # a writer came and went
@@ -265,7 +267,7 @@ class Source:
             return from_slots(info.base_index, around.slots(info.base_index, info.last_index + 1))
         slots: list[bytes] = []
         scan_records(
-            segment.data, expected_header(found, info), info.generation, limit=info.end,
+            segment.image(), expected_header(found, info), info.generation, limit=info.end,
             on_record=lambda record, _: slots.append(record.position.to_bytes(8, "little") * record.count),
         )  # fmt: skip
         return from_slots(info.base_index, b"".join(slots))

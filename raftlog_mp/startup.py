@@ -99,8 +99,12 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     dropped = [info for info in found.segments if (info.last_index or 0) < max(info.base_index, found.purged_index + 1)]
     # The newest segment stays listed until the roll below has put the exactly-once table into a newer one.
     found.segments = [info for info in found.segments if info not in dropped or info is found.segments[-1]]
+    if plan.loss_possible:
+        # What is appended without a term gets a new one, so that no entry ever has the id of one that was lost: a
+        # consumer whose checkpoint is among the lost is told, instead of skipping what took its place.
+        found.term_floor = max(found.term_floor, plan.last_term, 1) + 1
     found.generation += 1  # durable before any record, control block or lane carries it
-    found.clean, found.settled = False, True
+    found.clean, found.settled, found.producers = False, True, b""
     found.config, found.strategy, found.shm_dir = config.as_dict(), config.strategy.value, config.shm_dir
     # Carried bytes exist only in the old ring until they are durable in a new segment: a crash before that must
     # find the old generation in the manifest, and with it that ring.  The roll below saves the new one.
@@ -130,6 +134,7 @@ def _make_journal(
         "published": end, "last_index": last_index, "last_term": last_term, "durable": end,
         "durable_index": last_index, "written": end, "floor": end, "first_index": found.purged_index + 1,
         "purged_index": found.purged_index, "purged_term": found.purged_term,
+        "began_at": plan.end,
         "catalog_version": found.generation << 32,  # no two generations ever show the same version
         "loss_possible": int(plan.loss_possible), "commit_index": found.commit_index, "state": layout.STATE_STARTING,
     })  # fmt: skip

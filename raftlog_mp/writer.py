@@ -6,19 +6,19 @@ wait: it copies submissions out of their lanes, believes only the copies, and ri
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from . import errors, layout, place, processes, shm, startup, wakeup
-from . import format as fmt
 from .config import Batch, LogConfig
-from .files import Files, join
+from .files import Files
 from .findings import Plan
 from .flush import seconds_until_flush
 from .intake import Intake
+from .lock import take_lock
 from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
+from .relief import Relief
 from .scrubber import Scrubber
 from .sessions import Peer, Sessions
 from .sweeper import Sweeper
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 GATHER_ROUNDS = 4  # looks at the lanes between the first submission and the fsync
 BUSY_ROUNDS = 8  # rounds of work between two looks at the sockets
-LOCK_TRIES = 20
 SLEEP_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
 COUNT_SECONDS = 0.02  # between two counts of the clients at work, on which spinning depends
 SWITCH_INTERVAL_SECONDS = 1e-4  # default 5 ms made a sync in a thread take 7.4 ms (p90); 0.3 ms with this
@@ -69,6 +68,7 @@ class Writer:
         self.sessions.on_hang_up = self._intake.drain_last
         self._spin_seconds, self._cores = 0.0, wakeup.cores()
         self._count_at, self._luck = 0.0, Patience()
+        self._relief = Relief(self.journal)
         self._linger = linger
         self._stopping = False
         self._last_state = layout.STATE_STOPPED
@@ -89,6 +89,8 @@ class Writer:
             if moved and not self._mem_first:
                 self._gather()
             self._commit(moved)
+            if self._relief.look():
+                self.sessions.ring_all()
             busy_rounds = busy_rounds + 1 if moved and not self._intake.blocked else 0
             if busy_rounds % BUSY_ROUNDS:
                 continue  # more may have arrived meanwhile; sockets are looked at every few rounds
@@ -110,7 +112,9 @@ class Writer:
 
     def _patience(self) -> float:
         """Seconds the loop may sleep: until the next flush, mark or linger check."""
-        journal, wait = self.journal, SLEEP_SECONDS_MAX
+        journal, wait = self.journal, min(SLEEP_SECONDS_MAX, self._relief.seconds_until_answers())
+        if self.sessions.peers:  # memory pressure is nobody's business while nobody is there
+            wait = min(wait, self._relief.seconds_until_look())
         if journal.job is None and journal.failure is None:
             wait = min(wait, self._seconds_until_flush())
             if journal.unflushed_entries == 0 and (journal.wants_mark or journal.end > journal.durable):
@@ -206,7 +210,7 @@ class Writer:
             self._sweeper.remove(journal.take_dead())
 
     def _seconds_until_flush(self) -> float:
-        if self._flush_asked:
+        if self._flush_asked or self._relief.level:  # under pressure nothing waits for its group to fill
             return 0.0
         age = wakeup.now() - self._intake.oldest
         return seconds_until_flush(self.config.flush_policy, self.journal.unflushed_entries, age)
@@ -268,6 +272,8 @@ class Writer:
 
     def _answer(self) -> None:
         """Post completions: everything up to here is published (and durable, if the strategy says so)."""
+        if self._relief.holds_answers():
+            return
         for peer in self._intake.owing:
             answers = peer.answers
             if answers and peer.lane is not None:
@@ -302,6 +308,7 @@ class Writer:
 
     def _shut_down(self) -> None:
         """Drain once more, flush, answer, seal, and say that this was on purpose."""
+        self._relief.end()
         journal = self.journal
         try:
             while self._intake.drain():
@@ -332,45 +339,6 @@ class Writer:
         self.sessions.ring_all()
         self.sessions.close()
         self._wake.close()
-
-
-def take_lock(files: Files, directory: str) -> int:
-    """The log's lock, held as long as the descriptor is open.  :class:`LogLocked` names the holder."""
-    path = join(directory, fmt.LOCK_NAME)
-    if files.exists(join(directory, fmt.MANIFEST_NAME)) and not files.exists(path):
-        raise fmt.corrupt(f"{path} is missing from an existing log", segment=fmt.LOCK_NAME)
-    try:
-        fd = files.open(path, write=True, create=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise errors.DiskFull(f"no space for {path}: {error.strerror}", errno=error.errno) from error
-        if not isinstance(error, PermissionError):
-            raise
-        raise errors.AccessDenied(f"{path} cannot be written by user {wakeup.user_id()}") from None
-    try:
-        _hold(files, fd, directory)
-    except BaseException as error:
-        files.close(fd)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise errors.DiskFull(f"no space for {path}: {error.strerror}", errno=error.errno) from error
-        raise
-    return fd
-
-
-def _hold(files: Files, fd: int, directory: str) -> None:
-    tries = 0
-    while not files.lock(fd):  # lock_held() of another process takes it for an instant: so try for a moment
-        tries += 1
-        if tries < LOCK_TRIES:
-            wakeup.pause(0.005)
-            continue
-        holder = files.pread(fd, 32, 0).split(b"\n")[0].decode("ascii", "replace")
-        pid = int(holder) if holder.isdigit() else None
-        raise errors.LogLocked(
-            f"{directory} is owned by the writer process {pid}; connect with open_log(), or stop it with "
-            f"`raftlog-mp stop {directory}`", pid=pid,
-        )  # fmt: skip
-    files.pwrite(fd, f"{wakeup.process_id()}\n".encode().ljust(32, b"\0"), 0)
 
 
 def serve(

@@ -12,7 +12,6 @@ under its bounds; no call may have taken longer than its timeout; the throughput
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import json
 import shlex
@@ -131,10 +130,10 @@ def make_plan(options: argparse.Namespace) -> Plan:
 def make_pressure(options: argparse.Namespace, folder: Path) -> tuple[Simulated | Real | None, rl.PressureConfig]:
     """What presses, and the thresholds that the writer watches."""
     if options.pressure == "none":
-        return None, pressure_config()
+        return None, rl.PressureConfig(sample_ms=SAMPLE_MS)
     if options.pressure == "simulated":
         simulated = Simulated(folder)
-        return simulated, pressure_config(root=str(simulated.root))
+        return simulated, rl.PressureConfig(sample_ms=SAMPLE_MS, root=str(simulated.root))
     real = Real(folder, options.hold_mib)
     limit, used = limit_and_used_bytes()
     return real, real_thresholds(used / limit, real.hold_mib * MIB / limit)
@@ -144,17 +143,7 @@ def real_thresholds(used: float, held: float) -> rl.PressureConfig:
     """Thresholds just above what is in use now, so that little memory has to be held to cross them."""
     soft = min(max(used + 0.4 * held, 0.05), 0.97)
     hard = min(max(used + 0.8 * held, soft + 0.005), 0.99)
-    return pressure_config(soft=soft, hard=hard, hysteresis=min(0.1 * held, 0.05))
-
-
-def pressure_config(**fields: Any) -> rl.PressureConfig:
-    """Settings of the pressure; what this build's writer does not know yet is left out."""
-    return rl.PressureConfig(sample_ms=SAMPLE_MS, **{name: value for name, value in fields.items() if knows(name)})
-
-
-def knows(name: str) -> bool:
-    """Whether this build's :class:`PressureConfig` has that field."""
-    return any(field.name == name for field in dataclasses.fields(rl.PressureConfig))
+    return rl.PressureConfig(soft=soft, hard=hard, hysteresis=min(0.1 * held, 0.05), sample_ms=SAMPLE_MS)
 
 
 def make_soak(options: argparse.Namespace, folder: Path, screen: Screen) -> Soak:
@@ -164,10 +153,9 @@ def make_soak(options: argparse.Namespace, folder: Path, screen: Screen) -> Soak
         strategy=options.strategy, flush_policy=options.flush_policy, ring_bytes=options.ring_mib * MIB,
         segment_bytes=options.segment_mib * MIB, lane_bytes=LANE_BYTES, pressure=thresholds,
     )  # fmt: skip
-    injected = isinstance(pressure, Simulated) and knows("root")
     limits = Limits(
         ring_bytes=config.ring_bytes, max_buffered_bytes=config.buffered_bytes_limit, timeout_s=options.timeout,
-        grace_s=options.grace, recovered_share=options.recovered, must_reach="hard" if injected else "none",
+        grace_s=options.grace, recovered_share=options.recovered, must_reach="hard" if isinstance(pressure, Simulated) else "none",
     )  # fmt: skip
     return Soak(make_plan(options), limits, config, folder, seed=options.seed, pressure=pressure, disk=Disk(folder),
                 screen=screen)  # fmt: skip

@@ -10,14 +10,14 @@ too much.  It asks the kernel to choose it first, should memory run out after al
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
 from pathlib import Path
 
-import psutil
 from soak_plan import share_of
+
+from raftlog_mp.memory import MemoryProbe
 
 MIB = 1 << 20
 STEP_MIB = 16
@@ -72,13 +72,8 @@ def room_bytes() -> int:
 
 def limit_and_used_bytes() -> tuple[int, int]:
     """The memory limit that applies here and what is used of it, as the log's own probe reads them."""
-    if importlib.util.find_spec("raftlog_mp.memory") is not None:
-        from raftlog_mp.memory import MemoryProbe
-
-        reading = MemoryProbe().read()
-        return reading.limit_bytes, reading.used_bytes
-    host = psutil.virtual_memory()
-    return host.total, host.total - host.available
+    reading = MemoryProbe().read()
+    return reading.limit_bytes, reading.used_bytes
 
 
 class Disk:

@@ -285,7 +285,7 @@ class Soak:
             self._event("phase", phase, "")
         with contextlib.suppress(rl.RaftLogError):  # between two writers there is nothing to sample
             stats = reader.stats()
-            limit = getattr(stats, "memory_limit_bytes", 0)
+            limit = stats.memory_limit_bytes
             sample = Sample(
                 t=round(t, 3), phase=phase, state=stats.state, level=stats.pressure_level,
                 unflushed_bytes=stats.unflushed_bytes, unflushed_entries=stats.unflushed_entries,

@@ -104,7 +104,7 @@ class Life:
         self.story.purge_done(self.at, found.purged)
         states = [state for _, state in self.story.hard]
         self.story.promised(self.at, hard=max(n for n, state in enumerate(states) if state == found.hard), exists=True)
-        self._journal = journal
+        self._journal, self.story.changing = journal, False
         self.tick()
         return plan, found
 
@@ -226,8 +226,10 @@ class Life:
         self.story.changing = True
         try:
             act()
-        finally:
-            self.story.changing = False
+        except DiskFull:
+            self.story.changing = False  # nothing was changed; after SyncFailed nobody knows before the next start
+            raise
+        self.story.changing = False
         self.story.done(self.at)
         if self.random.random() < 0.6:
             self.sweep()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -320,3 +321,26 @@ def test_disk_first_shows_nothing_before_it_is_durable(log_dir: str) -> None:
         assert os.path.exists(log_dir)
     with rl.open_reader(log_dir) as reader:
         assert reader.durable_index == reader.last_index
+
+
+def test_durable_is_never_seen_above_the_last_entry(log_dir: str) -> None:
+    """From another process, while a DiskFirst log publishes after each fsync."""
+    with (
+        no_writer_after(log_dir), rl.start_writer(log_dir), rl.open_reader(log_dir) as reader,
+        rl.open_log(log_dir) as log, ThreadPoolExecutor(1) as pool,
+    ):  # fmt: skip
+        stop = threading.Event()
+
+        def look() -> list[tuple[int, int]]:
+            found = []
+            while not stop.is_set():
+                durable, last, stats = reader.durable_index, reader.last_index, reader.stats()
+                if durable > last or stats.durable_index > stats.last_index:
+                    found.append((durable, last))
+            return found
+
+        looking = pool.submit(look)
+        for _ in range(300):
+            log.append(b"x")
+        stop.set()
+        assert looking.result() == []

@@ -11,8 +11,8 @@ import pytest
 from crc32c import crc32c
 from support.faulty_files import FaultyFiles
 
-from raftlog_mp import format as fmt
 from raftlog_mp import findings, manifest, place, segment, startup
+from raftlog_mp import format as fmt
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.config import KIB, MIB, LogConfig
 from raftlog_mp.errors import CorruptLog, SyncFailed

@@ -36,12 +36,18 @@ def test_a_sound_catalog_has_no_contradiction() -> None:
     [
         (replace(TWO, previous_end=400), "continues position 400"),
         (replace(TWO, start=499), "ends at 500"),
+        (replace(TWO, previous_end=600), "continues position 600"),
         (replace(TWO, base_index=12), "begins at entry 12"),
     ],
 )
 def test_each_contradiction_is_a_sentence(after: SegmentInfo, words: str) -> None:
     (sentence,) = Catalog([ONE, after]).check()
     assert words in sentence and "0000000000000002" in sentence
+
+
+def test_segments_without_entries_may_be_missing_between_two_others() -> None:
+    """They are dropped at the next start; what followed them still continues their end."""
+    assert Catalog([ONE, replace(TWO, previous_end=700, start=700)]).check() == []
 
 
 def test_an_unsealed_segment_has_no_successor() -> None:

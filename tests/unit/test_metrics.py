@@ -18,13 +18,14 @@ from raftlog_mp.metrics import LogStats, stats_of
 
 # Figures that are a word of the control block, as it stands.
 PLAIN = (
-    "generation", "writer_pid", "first_index", "last_index", "durable_index", "commit_index", "appends", "entries",
+    "generation", "writer_pid", "first_index", "last_index", "commit_index", "appends", "entries",
     "bytes", "fsyncs", "unflushed_entries", "unflushed_bytes", "segments", "rolls", "marks", "clients", "readers",
-    "dropped_peers", "scrubbed_bytes", "scrub_passes", "scrub_damage", "damaged_offset",
+    "dropped_peers", "scrubbed_bytes", "scrub_passes", "scrub_damage", "damaged_offset", "pressure_changes",
 )  # fmt: skip
 # Figures that are made of something else.
 DERIVED = {"path", "state", "strategy", "flush_policy", "fsync_ms_mean", "pressure_level", "lapped_reads",
-           "loss_possible", "damaged_file"}  # fmt: skip
+           "loss_possible", "damaged_file", "durable_index", "memory_used_bytes", "memory_limit_bytes",
+           "memory_stalled", "writer_rss_bytes"}  # fmt: skip
 DISTINCT = {name: 100_000 + number for number, name in enumerate(layout.CONTROL_WORDS)}
 
 
@@ -148,3 +149,15 @@ def test_an_index_is_never_durable_before_it_is_there() -> None:
         stats = stats_of(SimpleNamespace(control=control, config=LogConfig()), "/log")
         assert 0 <= stats.durable_index <= stats.last_index
     assert stats.last_index > 0
+
+
+@pytest.mark.parametrize(("durable", "last", "told"), [(5, 7, 5), (7, 7, 7), (9, 7, 7), (0, 0, 0)])
+def test_what_nobody_can_see_yet_is_not_counted_as_durable(durable: int, last: int, told: int) -> None:
+    """DiskFirst publishes after the fsync."""
+    assert stats_of(view_of(durable_index=durable, last_index=last), "/log").durable_index == told
+
+
+def test_memory_as_the_writer_last_saw_it() -> None:
+    stats = stats_of(view_of(memory_used=10, memory_limit=40, writer_rss=7, memory_stalled=250_001), "/log")
+    assert (stats.memory_used_bytes, stats.memory_limit_bytes, stats.writer_rss_bytes) == (10, 40, 7)
+    assert stats.memory_stalled == 0.25 and stats_of(view_of(), "/log").memory_stalled is None

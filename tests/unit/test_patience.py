@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftlog_mp.patience import SKIPPED_MAX, ANSWER_SECONDS_WORTH_IT, Patience, seconds_to_spin
+from raftlog_mp.patience import ANSWER_SECONDS_WORTH_IT, SKIPPED_MAX, Patience, seconds_to_spin
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,31 @@ def test_a_segment_that_was_open_when_it_was_read_and_is_sealed_now(log_dir: str
     stop(journal)
 
 
+def test_purged_segments_are_let_go(log_dir: str) -> None:
+    """Whoever holds a file that is gone keeps its space: a purge would make no room."""
+    journal, _ = open_log(log_dir, segment_bytes=64 * 1024)
+    reader, _ = reader_of(log_dir, journal)
+    fill(journal, OVER_THE_RING)
+    assert len(reader.read(1, 60, None)) == 59
+    held = {segment for segment, _ in reader._segments} | set(reader._indexes)
+    assert len(held) > 5
+    journal.purge_to(50)
+    assert reader.get(60) == Entry(1, 60, payload(60))
+    live = {info.segment_id for info in journal.manifest.segments}
+    assert held - live and {segment for segment, _ in reader._segments} | set(reader._indexes) <= live
+    for info in journal.take_dead():
+        assert not [fd for fd in os.listdir("/proc/self/fd") if fmt.segment_name(info.segment_id) in link_of(fd)]
+    reader.close()
+    stop(journal)
+
+
+def link_of(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
 def test_few_segments_stay_mapped(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "OPEN_SEGMENTS", 2)
     journal, _ = open_log(log_dir)

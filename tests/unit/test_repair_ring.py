@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from raftlog_mp import check, log_reader, manifest
 from raftlog_mp import format as fmt
@@ -169,4 +170,7 @@ def test_control_a_reader_sees_what_repair_brought(log_dir: str) -> None:
         carry_out(planned(log_dir))
         with log_reader.open_reader(log_dir) as fresh:
             assert fresh.last_index == 30
+        deadline = time.monotonic() + 30
+        while reader.last_index != 30:  # it looks now and then, whether a writer came and went
+            assert time.monotonic() < deadline
         check_reads(reader, {i: e for i, e in written().items() if i not in (24, 25, 26)}, ((24, 26),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,15 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp.format import BAD, RESIDUE, WRONG, ZERO, SegmentHeader
-from raftlog_mp.segment import ZERO_AHEAD_BYTES, Scan, SegmentReader, SegmentWriter, proves, scan_records
+from raftlog_mp.segment import (
+    READ_AHEAD_BYTES,
+    ZERO_AHEAD_BYTES,
+    Scan,
+    SegmentReader,
+    SegmentWriter,
+    proves,
+    scan_records,
+)
 
 HEADER = SegmentHeader(9, 1, 3, 5, 1000, 1000, 1, 65536, 100)
 GENERATION = 3
@@ -159,9 +168,9 @@ def test_write_seal_read(path: str) -> None:
     reader = SegmentReader(files, path, 1000, populate=True)
     found = reader.record(1089)
     assert found is not None and found[1] == b"x" and proves(*found)
+    assert reader.image() == files.read_file(path)
     assert reader.copy(1000, 1089) == FIRST and reader.copy(1200, 99_999) == THIRD[22:]
     assert reader.record(999) is None and reader.record(1267) is None and reader.record(1180) is None
-    reader.close()
 
 
 def test_what_lies_ahead_is_zeros_up_to_the_end_of_the_file(path: str) -> None:
@@ -191,3 +200,57 @@ def test_a_segment_is_never_made_over_an_old_one(path: str) -> None:
     with pytest.raises(FileExistsError):
         SegmentWriter(FaultyFiles(), path, HEADER)
     assert Path(path).read_bytes() == b"old"
+
+
+class Fetching(FaultyFiles):
+    """Notes what the kernel is asked to read in the background."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[tuple[int, int]] = []
+
+    def will_need(self, fd: int, offset: int, length: int) -> None:
+        self.fetched.append((offset, offset + length))
+        super().will_need(fd, offset, length)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[tuple[Fetching, SegmentReader]]:
+    """A sealed segment of three times the distance that is read ahead, sparse."""
+    path = tmp_path / "large.seg"
+    path.touch()
+    os.truncate(path, fmt.DATA_OFFSET + 3 * READ_AHEAD_BYTES)
+    files = Fetching()
+    yield files, SegmentReader(files, str(path), 1000)
+    files.bury()
+
+
+def test_a_sequential_reader_has_the_kernel_read_ahead(large: tuple[Fetching, SegmentReader]) -> None:
+    files, reader = large
+    step, end = 256 * 1024, 1000 + 3 * READ_AHEAD_BYTES
+    for start in range(1000, end, step):
+        assert len(reader.copy(start, start + 88)) == 88  # the header first, then what it names
+        assert len(reader.copy(start, min(start + step, end))) == min(step, end - start)
+    assert 3 <= len(files.fetched) <= 7, "in large steps"
+    covered = 0
+    for start, stop in files.fetched:
+        assert start - fmt.DATA_OFFSET <= covered + step, "no hole between what is asked for"
+        covered = stop - fmt.DATA_OFFSET
+    assert covered >= 3 * READ_AHEAD_BYTES
+
+
+def test_a_random_reader_fetches_nothing_ahead(large: tuple[Fetching, SegmentReader]) -> None:
+    files, reader = large
+    for at in (5_000_000, 9_000_000, 1000, 8_000_000, 20_000):
+        assert len(reader.copy(at, at + 300)) == 300
+    assert files.fetched == []
+
+
+def test_what_the_device_cannot_read_is_not_there(large: tuple[Fetching, SegmentReader]) -> None:
+    """An error, never a signal: a mapping would end the process."""
+    files, reader = large
+    files.fail("pread", errno.EIO)
+    assert reader.record(1000) is None and reader.copy(1000, 1100) == b""
+    files.heal()
+    assert len(reader.copy(1000, 1100)) == 100
+    assert reader.record(0) is None, "the blocks before the first record are no records"

@@ -351,7 +351,6 @@ def test_a_sealed_index_is_a_cache_that_can_be_rebuilt(
     assert (index.base_index, list(index.slots)) == (1, expected)
     assert scan.call_count == (damage != "none"), "read again only if it has to be"
     index.close()
-    segment.close()
 
 
 # ---------------------------------------------------------------- damage

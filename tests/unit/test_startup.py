@@ -25,7 +25,19 @@ from raftlog_mp.errors import (
 )
 from raftlog_mp.files import Files
 
-from .journals import append, entries_of, kill, make_newer, open_log, overwrite, small_config, snapshot, stop, tail_path
+from .journals import (
+    append,
+    entries_of,
+    kill,
+    make_newer,
+    open_log,
+    overwrite,
+    reopen,
+    small_config,
+    snapshot,
+    stop,
+    tail_path,
+)
 
 FILES = Files()
 
@@ -223,3 +235,36 @@ def test_empty_segments_do_not_pile_up(log_dir: str) -> None:
     assert sorted(name for name in os.listdir(log_dir) if name.endswith(".seg")) == [
         fmt.segment_name(state.segments[0].segment_id)
     ]
+
+
+@pytest.mark.parametrize("rolls", [1, 2, 3])
+@pytest.mark.parametrize("end", [stop, kill])
+def test_segments_without_entries_between_others_are_dropped_for_good(log_dir: str, rolls: int, end) -> None:
+    """As after a first entry that needs a larger segment: the log opens again, and again."""
+    expected = {}
+    for number in range(1, 5):
+        journal, _ = open_log(log_dir)
+        for _ in range(rolls):
+            journal.roll()
+        append(journal, b"%d" % number)
+        expected[number] = (1, b"%d" % number)
+        end(journal)
+    assert reopen(log_dir)[0] == expected
+    assert len(manifest.load(FILES, log_dir).segments) <= 2 + 4
+
+
+def test_a_clean_stop_keeps_the_exactly_once_table(log_dir: str) -> None:
+    """Its clients may come back to a later writer; the sealed segments are not read for it."""
+    journal, _ = open_log(log_dir)
+    append(journal, b"a", b"b", producer=7, sequence=3)
+    stop(journal)
+    assert manifest.load(FILES, log_dir).producers
+    for _ in range(3):
+        journal, plan = open_log(log_dir)
+        assert plan.producers.look_up(7, 3) == ("appended", (1, 2, 1))
+        stop(journal)
+    journal, _ = open_log(log_dir)
+    assert manifest.load(FILES, log_dir).producers == b"", "from here on the records of the newest segment count"
+    journal.producers.disconnect(7, for_good=True)
+    stop(journal)
+    assert manifest.load(FILES, log_dir).producers == b"", "nobody will ask"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.faulty_files import FaultyFiles
 
-from raftlog_mp import errors, layout, processes, shm, wakeup, writer
+from raftlog_mp import errors, layout, lock, processes, shm, wakeup, writer
 from raftlog_mp import format as fmt
 from raftlog_mp.config import MIB
 from raftlog_mp.files import Files
@@ -38,10 +38,10 @@ def lock_path(directory: Path | str) -> str:
 
 # ---------------------------------------------------------------- the lock
 def test_the_holder_is_named(tmp_path: Path) -> None:
-    fd = writer.take_lock(FILES, str(tmp_path))
+    fd = lock.take_lock(FILES, str(tmp_path))
     assert FILES.lock_held(lock_path(tmp_path))
     with pytest.raises(errors.LogLocked) as caught:
-        writer.take_lock(FILES, str(tmp_path))
+        lock.take_lock(FILES, str(tmp_path))
     assert caught.value.pid == os.getpid()
     assert str(os.getpid()) in str(caught.value) and str(tmp_path) in str(caught.value)
     os.close(fd)
@@ -50,16 +50,16 @@ def test_the_holder_is_named(tmp_path: Path) -> None:
 
 def test_the_lock_goes_with_the_descriptor_and_the_file_stays(tmp_path: Path) -> None:
     for _ in range(3):
-        os.close(writer.take_lock(FILES, str(tmp_path)))
+        os.close(lock.take_lock(FILES, str(tmp_path)))
     assert Path(lock_path(tmp_path)).read_bytes() == f"{os.getpid()}\n".encode().ljust(32, b"\0")
     assert os.stat(lock_path(tmp_path)).st_mode & 0o777 == 0o600
 
 
 def test_a_refused_start_leaves_no_descriptor_and_the_holders_name(tmp_path: Path) -> None:
-    fd = writer.take_lock(FILES, str(tmp_path))
+    fd = lock.take_lock(FILES, str(tmp_path))
     before, content = os.listdir("/proc/self/fd"), Path(lock_path(tmp_path)).read_bytes()
     with pytest.raises(errors.LogLocked):
-        writer.take_lock(FILES, str(tmp_path))
+        lock.take_lock(FILES, str(tmp_path))
     assert os.listdir("/proc/self/fd") == before and Path(lock_path(tmp_path)).read_bytes() == content
     os.close(fd)
 
@@ -75,14 +75,14 @@ def test_whatever_stands_in_the_lock_file(tmp_path: Path, content: bytes, pid: i
     with open(lock_path(tmp_path), "rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(errors.LogLocked) as caught:
-            writer.take_lock(FILES, str(tmp_path))
+            lock.take_lock(FILES, str(tmp_path))
     assert caught.value.pid == pid
-    os.close(writer.take_lock(FILES, str(tmp_path)))
+    os.close(lock.take_lock(FILES, str(tmp_path)))
 
 
 def test_a_longer_name_of_a_dead_holder_is_overwritten(tmp_path: Path) -> None:
     Path(lock_path(tmp_path)).write_bytes(b"9" * 32)
-    os.close(writer.take_lock(FILES, str(tmp_path)))
+    os.close(lock.take_lock(FILES, str(tmp_path)))
     assert Path(lock_path(tmp_path)).read_bytes().rstrip(b"\0") == b"%d\n" % os.getpid()
 
 
@@ -92,14 +92,14 @@ def test_somebody_who_only_looks_is_waited_for(tmp_path: Path, monkeypatch: pyte
     looking = FILES.open(lock_path(tmp_path))
     fcntl.flock(looking, fcntl.LOCK_SH)
     monkeypatch.setattr(wakeup, "pause", lambda seconds: os.close(looking))
-    os.close(writer.take_lock(FILES, str(tmp_path)))
+    os.close(lock.take_lock(FILES, str(tmp_path)))
 
 
 def test_a_real_holder_is_not_waited_for_long(tmp_path: Path, impatient: list[float]) -> None:
-    fd = writer.take_lock(FILES, str(tmp_path))
+    fd = lock.take_lock(FILES, str(tmp_path))
     assert impatient == []
     with pytest.raises(errors.LogLocked):
-        writer.take_lock(FILES, str(tmp_path))
+        lock.take_lock(FILES, str(tmp_path))
     assert 0 < sum(impatient) < 1.0
     os.close(fd)
 
@@ -109,7 +109,7 @@ def test_a_missing_lock_file_of_an_existing_log_is_corruption(log_dir: str) -> N
     journal, _ = open_log(log_dir)
     stop(journal)
     with pytest.raises(errors.CorruptLog) as caught:
-        writer.take_lock(FILES, log_dir)
+        lock.take_lock(FILES, log_dir)
     assert lock_path(log_dir) in str(caught.value) and caught.value.segment == fmt.LOCK_NAME
     assert not os.path.exists(lock_path(log_dir)), "and it is not made anew"
 
@@ -118,7 +118,7 @@ def test_a_lock_file_that_may_not_be_written(tmp_path: Path) -> None:
     files = FaultyFiles()
     files.fail("create", errno.EACCES)
     with pytest.raises(errors.AccessDenied) as caught:
-        writer.take_lock(files, str(tmp_path))
+        lock.take_lock(files, str(tmp_path))
     assert lock_path(tmp_path) in str(caught.value) and str(os.geteuid()) in str(caught.value)
 
 
@@ -129,7 +129,7 @@ class Process:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._locks: list[int] = []
         self._writers: list[writer.Writer] = []
-        take = writer.take_lock
+        take = lock.take_lock
 
         def remember(files: Files, directory: str) -> int:
             self._locks.append(take(files, directory))
