@@ -155,7 +155,8 @@ def make_soak(options: argparse.Namespace, folder: Path, screen: Screen) -> Soak
     )  # fmt: skip
     limits = Limits(
         ring_bytes=config.ring_bytes, max_buffered_bytes=config.buffered_bytes_limit, timeout_s=options.timeout,
-        grace_s=options.grace, recovered_share=options.recovered, must_reach="hard" if isinstance(pressure, Simulated) else "none",
+        grace_s=options.grace, recovered_share=options.recovered,
+        must_reach="hard" if isinstance(pressure, Simulated) else "none",
     )  # fmt: skip
     return Soak(make_plan(options), limits, config, folder, seed=options.seed, pressure=pressure, disk=Disk(folder),
                 screen=screen)  # fmt: skip

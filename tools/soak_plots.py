@@ -141,7 +141,8 @@ def level(axes: Any, report: dict[str, Any], thresholds: tuple[float, float] | N
                    linewidth=1.3, label="memory used")  # fmt: skip
         for value, name, line in zip(thresholds or (), ("soft", "hard"), (":", "--"), strict=False):
             right.axhline(100 * value, color=ORANGE, linewidth=0.9, linestyle=line, label=f"threshold {name}")
-        right.set_ylim(0, 100)
+        top = max([value for value in used if value is not None] + list(thresholds or ()))
+        right.set_ylim(0, 100 if top > 0.5 else 130 * top)
         right.set_ylabel("% of the limit")
         right.spines[["top"]].set_visible(False)
         right.margins(x=0)
