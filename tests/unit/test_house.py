@@ -26,7 +26,7 @@ LAYERS = (
     "remains pipeline term_history",
     "place findings journal",  # acts across structures
     "mending",
-    "startup sessions waiters orders answers relief",  # parts of a role
+    "startup sessions waiters orders arguments answers relief",  # parts of a role
     "link",
     "intake client source",
     "writer reader requests",  # the roles
