@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Self, TypeVar
 
-from .answers import Payload
+from .arguments import Payload
 from .client import Ticket
 from .config import LogConfig, check_timeout
 from .files import PathLike
@@ -39,7 +39,7 @@ SLICE_SECONDS = 0.25  # a follower that waits looks so often whether it is still
 class AsyncTicket:
     """A submitted batch; see :class:`raftlog_mp.Ticket`."""
 
-    def __init__(self, handle: AsyncLog, ticket: Ticket) -> None:
+    def __init__(self, handle: AsyncLog, ticket: Ticket[range]) -> None:
         self._handle, self._ticket = handle, ticket
 
     def done(self) -> bool:

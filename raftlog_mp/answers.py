@@ -1,66 +1,58 @@
-"""What a producer checks before it asks, and what the writer's refusals mean."""
+"""What the writer's answers mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from . import errors, layout
 
-Payload = bytes | bytearray | memoryview
+Answer = tuple[int, int, int, int, int]  # status, first, count, term, detail
+
+# Of a submission without an answer: what may have become of it, and why asking anew is safe, or what it would do.
+_OPEN = {
+    layout.SUBMIT_APPEND: ("the entry may be appended, exactly once", None, "append"),
+    layout.SUBMIT_ENTRIES: ("the entries may be in the log", "what is there is skipped", ""),
+    layout.SUBMIT_TRUNCATE: ("the entries may be removed", None, "truncate"),
+    layout.SUBMIT_PURGE: ("the entries may be purged", "what is purged stays so", ""),
+    layout.SUBMIT_RESET: ("the log may be reset", None, "reset it"),
+    layout.SUBMIT_HARD_STATE: (
+        "term and vote may be saved, so give no vote before it is known", "the same vote is no second one", ""
+    ),
+    layout.SUBMIT_COMMIT: ("the commit index may be raised", "it never falls", ""),
+}  # fmt: skip
 
 
-def check_payloads(payloads: Iterable[Payload]) -> list[bytes]:
-    """Payloads as bytes objects.  ``TypeError`` for what is no list of contiguous bytes-like objects."""
-    if isinstance(payloads, (bytes, bytearray, memoryview, str)):
-        kind = type(payloads).__name__
-        raise TypeError(f"a list of payloads was due, not one {kind}; use append() for one, or give [payload]")
-    return [payload if type(payload) is bytes else as_bytes(payload) for payload in payloads]
+def no_answer(kind: int, directory: str, why: Exception | None) -> str:
+    """What :class:`AppendTimeout` says of a submission of this kind."""
+    may, safe, verb = _OPEN[kind]
+    text = f"no answer from the writer of {directory} in time{f': {why}' if why is not None else ''}. "
+    text += f"Outcome unknown: {may}. Wait on .ticket of this error"
+    if safe is not None:
+        return f"{text}, or ask again: {safe}."
+    return f"{text}; do not {verb} again before it has resolved."
 
 
-def as_bytes(payload: Any) -> bytes:
-    """A contiguous bytes-like object as bytes."""
-    if isinstance(payload, str):
-        raise TypeError("a payload is bytes, not str: encode it first, e.g. text.encode()")
-    try:
-        view = memoryview(payload)
-    except TypeError:
-        raise TypeError(f"a payload is bytes-like, not {type(payload).__name__}") from None
-    if not view.contiguous:
-        raise TypeError("a payload is a contiguous buffer; copy it with bytes() first")
-    return view.tobytes()
-
-
-def check_term(term: Any) -> None:
-    """Terms are None or integers from 1."""
-    if term is None:
-        return
-    if isinstance(term, bool) or not isinstance(term, int):
-        raise TypeError(f"a term is an integer, not {type(term).__name__}")
-    if not 1 <= term <= layout.TERM_MAX:
-        allowed = "an integer from 1 to 2**63-1"
-        raise errors.ConfigError(
-            f"term={term} is not allowed: give {allowed}", field="term", value=term, allowed=allowed
-        )
-
-
-def too_large(what: str, size_bytes: int, limit_bytes: int) -> errors.EntryTooLarge:
-    """The error for an entry or batch above its limit."""
-    advice = "raise max_entry_bytes" if what == "entry" else "split it, or raise lane_bytes and ring_bytes"
-    return errors.EntryTooLarge(
-        f"{what} of {size_bytes} bytes is above the limit of {limit_bytes}; nothing was appended. Else: {advice}.",
-        size_bytes=size_bytes, limit_bytes=limit_bytes,
-    )  # fmt: skip
+def closed_early(kind: int) -> str:
+    """What :class:`LogClosed` says of one that still waits for its answer."""
+    may, safe, verb = _OPEN[kind]
+    advice = f"read the log's end before you {verb} again" if safe is None else f"open the log and ask again: {safe}"
+    return f"the handle was closed before the answer came. Outcome unknown: {may}; {advice}"
 
 
 def refusal(
-    status: int, term: int, detail: int, directory: str, where: int = 0, given: int | None = None
+    answer: Answer, directory: str, kind: int = layout.SUBMIT_APPEND, given: int | None = None
 ) -> errors.RaftLogError:
-    """The exception for a completion's status and its numbers; ``where`` is its first, ``given`` the caller's term."""
+    """The exception for an answer to a submission of this kind; ``given``: the term that the caller named."""
+    status, where, _, term, detail = answer
+    stale = "the term is older than the log's, which is {}: another leader has been here; step down"
+    if kind == layout.SUBMIT_RESET:
+        stale = (
+            "the boundary's term is below {}, that of what is committed or purged before it: terms never fall; nothing "
+            "was changed. This is no snapshot of this log."
+        )
     makers: dict[int, Callable[[], errors.RaftLogError]] = {
         layout.STALE_TERM: lambda: errors.StaleTerm(
-            f"the term is older than the log's, which is {term}: another leader has been here; step down",
-            term=given, current_term=term,
+            stale.format(term), term=given, current_term=term
         ),
         layout.TERM_REQUIRED: lambda: errors.StaleTerm(
             "this log has a hard state, so every append must say its term: give term=", current_term=term

@@ -8,60 +8,67 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 from crc32c import crc32c
 
 from . import errors, layout, shm, wakeup
 from . import format as fmt
-from .answers import Payload, check_payloads, refusal, too_large
+from .answers import Answer, closed_early, no_answer, refusal
+from .arguments import Payload, check_payloads, too_large
 from .config import check_timeout
 from .lane import LaneProducer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
 from .link import FOREVER, Link
 
+T = TypeVar("T")
 
-class Ticket:
+
+class Ticket(Generic[T]):
     """A submission on its way.  Stays valid across writer restarts, until its outcome is known."""
 
     __slots__ = (
-        "_answer", "_client", "_cursor", "_done", "_era", "_error", "_kind", "_range", "_submission", "sequence",
+        "_client", "_cursor", "_done", "_era", "_error", "_kind", "_meaning", "_submission", "_value", "sequence",
     )  # fmt: skip
+    _value: T  # once it is done, and was not refused
 
-    def __init__(self, client: Client, era: int) -> None:
+    def __init__(
+        self, client: Client, era: int, kind: int = layout.SUBMIT_APPEND, meaning: Callable[[Answer], T] | None = None
+    ) -> None:
         self._client, self._era = client, era
-        self._kind, self._answer = layout.SUBMIT_APPEND, (0, 0, 0, 0, 0)
+        self._kind, self._meaning = kind, meaning  # None: an append, whose indexes are counted from answer to answer
         self._submission = b""  # kept until the answer was read, to be sent again if the writer dies
         self.sequence = self._cursor = 0
         self._done = False
-        self._range = range(0)
         self._error: errors.RaftLogError | None = None
 
     def done(self) -> bool:
         """Whether the outcome is known; never waits."""
         return self._done or self._client.poll(self)
 
-    def result(self, timeout: float | None = None) -> range:
-        """The indexes of the appended entries.
+    def result(self, timeout: float | None = None) -> T:
+        """What the call returns when it is answered in time.
 
-        ``timeout`` in seconds, None for ever.  Raises the reason if it was refused, :class:`AppendTimeout` if the
-        time ran out (the ticket stays alive), :class:`LogClosed` if the handle was closed or belongs to a parent.
+        The indexes of the appended entries; of the other operations their own answer: an :class:`AppendResult` for
+        ``append_entries``, the commit index for ``commit_to``, else None.  ``timeout`` in seconds, None for ever.
+        Raises the reason if it was refused, :class:`AppendTimeout` if the time ran out (the ticket stays alive),
+        :class:`LogClosed` if the handle was closed or belongs to a parent.
         """
         deadline = deadline_of(check_timeout(timeout))
         if not self._done:
             self._client.await_ticket(self, deadline)
         if self._error is not None:
             raise self._error
-        return self._range
+        return self._value
 
     def exception(self) -> errors.RaftLogError | None:
-        """Why it was refused; None if it was appended, or the outcome is not known yet."""
+        """Why it was refused; None if it was not, or the outcome is not known yet."""
         self.done()
         return self._error
 
     def __repr__(self) -> str:
-        state = "waiting" if not self._done else repr(self._error or self._range)
+        state = "waiting" if not self._done else repr(self._error or self._value)
         return f"<Ticket {self.sequence}: {state}>"
 
 
@@ -83,16 +90,16 @@ class Client:
         self._producer = wakeup.random_u64()
         self._next_sequence = 1
         self._seen = 0  # completion slots of this lane that were read
-        self._pending: deque[Ticket] = deque()
+        self._pending: deque[Ticket[Any]] = deque()
         self._lane: LaneProducer | None = None
 
     # ------------------------------------------------------------ submitting
-    def submit(self, payloads: Iterable[Payload], term: int | None, timeout: float | None) -> Ticket:
+    def submit(self, payloads: Iterable[Payload], term: int | None, timeout: float | None) -> Ticket[range]:
         """Put one batch into the lane.  :class:`Backpressure` after ``timeout`` seconds: surely not appended."""
         entries = check_payloads(payloads)
-        ticket = Ticket(self, self._link.era)
+        ticket: Ticket[range] = Ticket(self, self._link.era)
         if not entries:
-            ticket._done = True
+            ticket._value, ticket._done = range(0), True
             return ticket
         count = len(entries)
         entry_limit, batch_limit = self.limits(timeout)
@@ -112,7 +119,7 @@ class Client:
         self.put(ticket, head, body, 0, 0, timeout)
         return ticket
 
-    def put(self, ticket: Ticket, head: tuple[int, int, int, int], body: bytes, a: int, b: int,
+    def put(self, ticket: Ticket[Any], head: tuple[int, int, int, int], body: bytes, a: int, b: int,
             timeout: float | None) -> None:  # fmt: skip
         """Put a submission (``head``: flags, count, crc, term) into the lane; :class:`Backpressure` at the timeout."""
         deadline = 0.0
@@ -141,13 +148,12 @@ class Client:
         self._link.ring_writer()
 
     def ask(self, kind: int, head: tuple[int, int, int, int], body: bytes, a: int, b: int,
-            timeout: float | None) -> tuple[int, int, int, int, int]:  # fmt: skip
-        """Have the writer execute a submission that is no append; its answer: status, then four numbers.
+            timeout: float | None, meaning: Callable[[Answer], T]) -> T:  # fmt: skip
+        """Have the writer execute a submission that is no append; the ``meaning`` of its answer.
 
         Raises the reason if it was refused (but for a mismatch), :class:`AppendTimeout` if the outcome is unknown.
         """
-        ticket = Ticket(self, self._link.era)
-        ticket._kind = kind
+        ticket = Ticket(self, self._link.era, kind, meaning)
         _, batch_limit = self.limits(timeout)
         if len(body) > batch_limit + layout.ENTRY_RUN_BYTES * head[1]:
             raise too_large("batch", len(body), batch_limit)
@@ -156,7 +162,7 @@ class Client:
             self.await_ticket(ticket, deadline_of(timeout))
         if ticket._error is not None:
             raise ticket._error
-        return ticket._answer
+        return ticket._value
 
     def limits(self, timeout: float | None) -> tuple[int, int]:
         """Bytes that an entry, and a batch, may have at most."""
@@ -219,7 +225,7 @@ class Client:
             )  # fmt: skip
 
     # ------------------------------------------------------------ answers
-    def poll(self, ticket: Ticket) -> bool:
+    def poll(self, ticket: Ticket[Any]) -> bool:
         """Take the answers that have arrived; whether this ticket's is among them."""
         self._check_era(ticket)
         lane = self._lane
@@ -243,28 +249,24 @@ class Client:
             last, status, first, count, term, detail = lane.completion(slot)
             while pending and pending[0].sequence <= last:
                 ticket = pending.popleft()
-                if ticket._kind != layout.SUBMIT_APPEND:
-                    ticket._answer = (status, first, count, term, detail)
-                    if status not in (layout.OK, layout.MISMATCH):
-                        ticket._error = self._refusal(ticket)
-                elif status == layout.OK:
-                    ticket._range = range(first, first + count)
+                if ticket._meaning is None and status == layout.OK:
+                    ticket._value = range(first, first + count)
                     first += count
+                elif ticket._meaning is not None and status in (layout.OK, layout.MISMATCH):
+                    ticket._value = ticket._meaning((status, first, count, term, detail))
                 else:
-                    ticket._answer = (status, first, count, term, detail)
-                    ticket._error = self._refusal(ticket)
+                    ticket._error = self._refusal(ticket, (status, first, count, term, detail))
                 ticket._submission = b""
                 ticket._done = True
         self._seen = done
         if ticket is not None:
             lane.reap(ticket.sequence, ticket._cursor)
 
-    def _refusal(self, ticket: Ticket) -> errors.RaftLogError:
-        status, first, _, term, detail = ticket._answer
+    def _refusal(self, ticket: Ticket[Any], answer: Answer) -> errors.RaftLogError:
         given = SUBMISSION.unpack_from(ticket._submission)[5] or None
-        return refusal(status, term, detail, self._link.directory, first, given)
+        return refusal(answer, self._link.directory, ticket._kind, given)
 
-    def await_ticket(self, ticket: Ticket, deadline: float) -> None:
+    def await_ticket(self, ticket: Ticket[Any], deadline: float) -> None:
         """Wait for the answer to a ticket."""
         try:
             if self._link.wait(lambda: self.poll(ticket), deadline, WANTS_ANSWERS):
@@ -273,22 +275,14 @@ class Client:
         except errors.LogClosed:
             if ticket._era != self._link.era:
                 raise
-            raise errors.LogClosed(
-                "the handle was closed before the answer came. Outcome unknown: the entry may be in the log; "
-                "read the log's end before you append it again"
-            ) from None
+            raise errors.LogClosed(closed_early(ticket._kind)) from None
         except errors.ConfigError:
             raise
         except errors.RaftLogError as error:  # no writer can serve this log any more; the ticket may still resolve
             why = error
-        reason = f": {why}" if why is not None else ""
-        raise errors.AppendTimeout(
-            f"no answer from the writer of {self._link.directory} in time{reason}. Outcome unknown: the entry may be "
-            "appended, exactly once. Wait on .ticket of this error; do not append again before it has resolved.",
-            ticket=ticket,
-        ) from why
+        raise errors.AppendTimeout(no_answer(ticket._kind, self._link.directory, why), ticket=ticket) from why
 
-    def _check_era(self, ticket: Ticket) -> None:
+    def _check_era(self, ticket: Ticket[Any]) -> None:
         if ticket._era != self._link.era:
             raise errors.LogClosed(
                 "this ticket belongs to the parent of this forked process; only the parent can wait on it"

@@ -89,7 +89,7 @@ class EntryTooLarge(RaftLogError, ValueError):
 
 
 class StaleTerm(RaftLogError, ValueError):
-    """The term is lower than the last entry's or the hard state's; decided by the writer at execution."""
+    """The term is lower than the last entry's, the hard state's, or (of a boundary) than what is committed."""
 
     _fields = ("term", "current_term")
     term: int
@@ -118,7 +118,7 @@ class Compacted(RaftLogError, LookupError):
 
 
 class Truncated(RaftLogError, LookupError):
-    """An entry that was yielded or checkpointed is no longer in the log.  ``.last_index`` is the end now."""
+    """An entry that was yielded, checkpointed or named is not in the log.  ``.last_index`` is the end now."""
 
     _fields = ("last_index",)
     last_index: int
@@ -137,7 +137,7 @@ class LogTimeout(RaftLogError, TimeoutError):
 
 
 class AppendTimeout(LogTimeout):
-    """No answer in time.  Outcome unknown: wait on ``.ticket``, which stays alive."""
+    """No answer in time.  Outcome unknown: wait on ``.ticket``; its ``result()`` is what the call would have given."""
 
     _fields = ("ticket",)
     ticket: Any

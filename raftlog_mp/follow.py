@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import errors, shm, wakeup
+from .arguments import as_log_id
 from .config import check_integer
 from .era import Overtaken
 from .layout import WANTS_PROGRESS
@@ -24,6 +25,8 @@ class Follower(Iterator[Entry]):
     """Iterates over entries in order, without a gap, through restarts of the writer.
 
     Ends when nothing came for ``timeout`` seconds (None: never).  Raises :class:`LogClosed` when the handle is closed.
+    :class:`Truncated` and :class:`Compacted` are final: what comes next does not follow from what was yielded, so
+    each further ``next()`` raises the same again.  Follow anew.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Follower(Iterator[Entry]):
         self._yielded = LogId(*after) if after is not None else None  # the last one, or the checkpoint
         self._buffer: deque[Entry] = deque()
         self._limit = self._limit_of(upto)
+        self._over: errors.Truncated | errors.Compacted | None = None  # why it never goes on
 
     def _limit_of(self, upto: str) -> Callable[[], int]:
         word = {"visible": "last_index", "durable": "durable_index", "committed": "commit_index"}[upto]
@@ -52,10 +56,15 @@ class Follower(Iterator[Entry]):
 
     def __next__(self) -> Entry:
         self._check()
-        if not self._reader.calm(self._era):
-            self._look_back()  # also what was fetched ahead may be gone
-        while not self._buffer:
-            self._fill()
+        try:
+            if not self._reader.calm(self._era):
+                self._look_back()  # also what was fetched ahead may be gone
+            while not self._buffer:
+                self._fill()
+        except (errors.Truncated, errors.Compacted) as over:
+            self._over = over
+            self._buffer.clear()
+            raise
         entry = self._buffer.popleft()
         self._next = entry.index + 1
         self._yielded = entry.log_id
@@ -69,6 +78,8 @@ class Follower(Iterator[Entry]):
         self._link.check_open()
         if self._fork_era != self._link.era:
             raise errors.LogClosed("this iterator belongs to the parent of this forked process; follow anew here")
+        if self._over is not None:
+            raise self._over.with_traceback(None)
 
     def _look_back(self) -> None:
         """The log was rolled, changed or taken over: :class:`Truncated` if what was yielded is gone."""
@@ -88,23 +99,10 @@ class Follower(Iterator[Entry]):
                        now.view.control.lowest_removed(0, now.epoch)]  # fmt: skip
         # A history that is forgotten (None) leaves the term to tell: enough in Raft, where an index and a term name
         # one entry for ever.
-        if any(lowest is not None and lowest <= yielded.index for lowest in removed) or not self._holds(yielded):
+        if any(lowest is not None and lowest <= yielded.index for lowest in removed) or not self._reader.steady(
+            lambda view: holds(view, yielded)
+        ):
             raise truncated(yielded, self._reader)
-
-    def _holds(self, log_id: LogId) -> bool:
-        """Whether the log has this entry, as far as its term can tell; yes if it was purged."""
-
-        def look(view: Any) -> bool:
-            control = view.control
-            last = control.last_index.load(shm.SEQ_CST)
-            purged = LogId(control.purged_term.load(shm.ACQUIRE), control.purged_index.load(shm.ACQUIRE))
-            if log_id.index <= purged.index:
-                return log_id.index < purged.index or log_id == purged
-            word = control.terms.load(shm.ACQUIRE)
-            term = view.terms.ask(word, lambda runs: runs.term_of(log_id.index))
-            return bool(log_id.index <= last and term == log_id.term)
-
-        return self._reader.steady(look)
 
     def _fill(self) -> None:
         if self._reader.era() != self._era:
@@ -167,6 +165,15 @@ def bounds(view: Any) -> tuple[int, int, LogId]:
     return purged.index + 1, last, purged
 
 
+def holds(view: Any, log_id: LogId) -> bool:
+    """Whether the log has this entry, as far as its term can tell; yes if it was purged.  Inside ``steady``, too."""
+    _, last, purged = bounds(view)
+    if log_id.index <= purged.index:
+        return log_id.index < purged.index or log_id == purged
+    term = view.terms.ask(view.control.terms.load(shm.ACQUIRE), lambda runs: runs.term_of(log_id.index))
+    return bool(log_id.index <= last and term == log_id.term)
+
+
 def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
     """The first index to yield.  Raises :class:`Compacted`, :class:`Truncated` or :class:`IndexGap`.
 
@@ -176,10 +183,7 @@ def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
     if after is not None:
         if start is not None:
             raise TypeError("give start or after, not both")
-        if not isinstance(after, tuple) or len(after) != 2:
-            raise TypeError(f"after is a LogId(term, index), not {after!r}")
-        after = LogId(*after)
-        check_integer("after.index", after.index)
+        after = as_log_id("after", after)
         if after.index + 1 < first:
             raise compacted(after.index + 1, first)
         if after.index + 1 == first:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import place, wakeup
-from .answers import Payload, as_bytes, check_term
+from .arguments import Payload, as_bytes, check_term
 from .client import Client, Ticket, deadline_of
 from .config import LogConfig, check_config, check_timeout
 from .files import Files, PathLike, real_path
@@ -49,9 +49,9 @@ class Log(LogReader):
             self._client.await_ticket(ticket, deadline_of(seconds))
         if ticket._error is not None:
             raise ticket._error
-        return ticket._range
+        return ticket._value
 
-    def submit(self, payloads: Iterable[Payload], term: int | None = None) -> Ticket:
+    def submit(self, payloads: Iterable[Payload], term: int | None = None) -> Ticket[range]:
         """Append a batch without waiting: a :class:`Ticket` whose ``result()`` is the range.
 
         Waits only for room in this handle's lane, up to the handle's timeout, then raises :class:`Backpressure`.
@@ -91,7 +91,8 @@ class Log(LogReader):
         ``wait_durable(result.matched)`` before answering the leader.
 
         Raises :class:`StaleTerm` if ``leader_term`` is over, :class:`IndexGap` for entries that do not follow ``prev``
-        one by one, :class:`CommittedEntry` rather than replace one, and what :meth:`append` raises.
+        one by one, :class:`CommittedEntry` rather than replace one, ``TypeError`` for what is no :class:`Entry`, and
+        what :meth:`append` raises; sending the same again after :class:`AppendTimeout` is safe.
         """
         self._link.check_open()
         return self._requests.append_entries(prev, entries, leader_term, self._seconds(timeout))
@@ -118,7 +119,9 @@ class Log(LogReader):
         """Remove every entry; the log goes on at ``boundary.index + 1`` (None: at 1).  Durable on return.
 
         ``boundary`` is the last entry that an installed snapshot covers.  The hard state stays.  Raises
-        :class:`CommittedEntry` if that would lose committed entries, :class:`Compacted` for one below the old boundary.
+        :class:`CommittedEntry` if that would lose or rewrite committed entries, :class:`Compacted` for one below the
+        old boundary, :class:`Truncated` for another term at its index, :class:`StaleTerm` for a term below what is
+        committed or purged.
         """
         self._link.check_open()
         self._requests.reset(boundary, self._seconds(timeout))

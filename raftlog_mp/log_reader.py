@@ -6,11 +6,12 @@ import dataclasses
 from typing import Any, Literal, Self
 
 from . import errors, hard_state, layout, place, shm
+from .arguments import as_log_id, check_index
 from .client import check_failed, deadline_of
 from .config import LogConfig, check_integer, check_timeout
 from .era import Overtaken
 from .files import Files, PathLike, real_path
-from .follow import UPTO, Follower, bounds, compacted
+from .follow import UPTO, Follower, bounds, compacted, holds
 from .link import Link
 from .metrics import LogStats, stats_of
 from .protocol import READER
@@ -217,15 +218,20 @@ class LogReader:
         return True
 
     def wait_durable(self, index: int | LogId, timeout: Timeout = DEFAULT) -> None:
-        """Return once the entry at ``index`` is fsynced.
+        """Return once the entry at ``index`` is fsynced; at once for a purged one, and for 0, before the first.
 
         Raises :class:`IndexGap` if there is no such entry, :class:`Truncated` if a ``LogId`` names another term than
-        the log has there, :class:`SyncFailed` if the disk failed,
-        :class:`LogTimeout` at the timeout (seconds; None: for ever).
+        the log has there (below the purge boundary: one above the boundary's, which cannot have been there),
+        :class:`SyncFailed` if the disk failed, :class:`LogTimeout` at the timeout (seconds; None: for ever).
         """
-        target, deadline = index.index if isinstance(index, LogId) else index, self._deadline(timeout)
+        deadline = self._deadline(timeout)
+        if isinstance(index, tuple):
+            index = as_log_id("index", index)
+        target = index.index if isinstance(index, LogId) else index
         check_integer("index", target)
         last = self.last_index
+        if target < 0:
+            check_index(target, lowest=0)
         if target > last:
             raise errors.IndexGap(f"entry {target} does not exist: the last entry is {last}", last_index=last)
 
@@ -249,7 +255,15 @@ class LogReader:
         target, last = index.index if isinstance(index, LogId) else index, self.last_index
         if target > last:
             raise errors.Truncated(f"entry {target} was truncated: the log ends at index {last}", last_index=last)
-        if isinstance(index, LogId) and index.index >= self.first_index and self.term_of(target) != index.term:
+        if not isinstance(index, LogId):
+            return
+
+        def look(view: Any) -> bool:
+            purged = bounds(view)[2]
+            return holds(view, index) and (index.index > purged.index or index.term <= purged.term)
+
+        if not self._reader.steady(look):
+            self._source.check_readable(target)
             raise errors.Truncated(f"{index} is not in the log: another entry stands there", last_index=last)
 
     def stats(self) -> LogStats:

@@ -82,14 +82,11 @@ def _check_previous(prev: LogId, runs: Sequence[tuple[int, int]], here: Standing
         return Mismatch(LogId(found, max(first, here.purged.index + 1)))
     if prev.index == here.purged.index:
         return None if prev.term == here.purged.term else Mismatch(here.purged)
-    # prev was purged, and so was its term; the boundary is the first entry that can be compared.
-    at_boundary = _term_at(here.purged.index, prev.index + 1, runs)
-    return None if at_boundary in (None, here.purged.term) else Mismatch(here.purged)
-
-
-def _term_at(index: int, first: int, runs: Sequence[tuple[int, int]]) -> int | None:
+    # prev was purged, and so was its term; the boundary is the first entry that can be compared.  Terms never fall, so
+    # nothing that stands before it can have a higher one.
+    index, claimed = prev.index, prev.term
     for term, count in runs:
-        if index < first + count:
-            return term
-        first += count
-    return None
+        claimed, index = term, index + count
+        if index >= here.purged.index:
+            return None if claimed == here.purged.term else Mismatch(here.purged)
+    return None if claimed <= here.purged.term else Mismatch(here.purged)

@@ -18,7 +18,7 @@ from .lane import Completion
 from .layout import ENTRY_RUN, ENTRY_RUN_BYTES, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
 from .matching import Committed, Match, Mismatch, Standing, decide
 from .pipeline import Batch
-from .protocol import unpack_hard_state
+from .protocol import BOUNDARY_INDEX_MAX, unpack_hard_state
 from .types import HardState, LogId
 
 Fields = tuple[int, ...]  # of layout.SUBMISSION
@@ -172,10 +172,21 @@ class Orders:
 
     def _reset(self, fields: Fields, _: Any, producer: int) -> Completion:
         sequence, boundary, journal = fields[6], LogId(fields[8], fields[7]), self.journal
-        if boundary.index < journal.manifest.commit_index:
-            return sequence, layout.COMMITTED, journal.manifest.commit_index, 0, 0, 0
-        if 0 < boundary.index < journal.purged.index:
-            return sequence, layout.PURGED, journal.purged.index + 1, 0, 0, 0
+        purged, commit, last = journal.purged, journal.manifest.commit_index, self._last
+        committed_term = journal.terms.runs.term_of(commit) or 0
+        lowest = max(purged.term, committed_term)
+        if boundary.index > BOUNDARY_INDEX_MAX:
+            return sequence, layout.MALFORMED, 0, 0, 0, 0
+        if boundary.index < commit:
+            return sequence, layout.COMMITTED, commit, 0, 0, 0
+        if 0 < boundary.index < purged.index:
+            return sequence, layout.PURGED, purged.index + 1, 0, 0, 0
+        if boundary.index == commit and boundary.term != committed_term:
+            return sequence, layout.COMMITTED, commit, 0, 0, 0
+        if boundary.index == purged.index and boundary.term != purged.term:
+            return sequence, layout.OTHER_ENTRY, last.index, 0, purged.term, 0
+        if boundary.index and boundary.term < lowest:  # what is committed or purged here is part of any snapshot
+            return sequence, layout.STALE_TERM, 0, 0, lowest, 0
         journal.reset(boundary, producer, sequence)
         return self.done(sequence)
 

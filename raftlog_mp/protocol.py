@@ -22,6 +22,7 @@ CLIENT, READER = "client", "reader"  # roles in hello
 BELL = b"\x01"
 MESSAGE_BYTES_MAX = 1 << 16
 HARD_STATE_BYTES_MAX = 2048
+BOUNDARY_INDEX_MAX = (1 << 61) - 1  # of a reset: what follows finds more indexes than can ever be used
 _MESSAGE = struct.Struct("<BI")
 
 

@@ -280,7 +280,7 @@ class Mender(SegmentMender):
             found.strategy = found.config["strategy"]
         if self._forgets:  # the table in the new segment counts, not what an orderly end may have left elsewhere
             found.clean = False
-        if (self._cut_at is not None or plan.loss_possible) and hasattr(found, "term_floor"):
+        if self._cut_at is not None or plan.loss_possible:
             # As a start with a loss: no entry without a term ever gets the id of one that is gone.
             found.term_floor = max(found.term_floor, self._highest_term, plan.last_term, 1) + 1
         manifest.save(files, directory, found)

@@ -44,6 +44,8 @@ def append(
     Returns when every entry is acknowledged as the log's strategy promises. An empty line is an empty entry.
     Starts a writer if none runs.
     """
+    if not payloads and sys.stdin is None:  # as after `<&-`
+        raise click.UsageError("stdin is closed: give PAYLOADs, or lines on stdin")
     done = Appended()
     code = outcome.FINE
     with (
@@ -131,7 +133,7 @@ class Interrupt:
 
 def feed(handle: log.Log, entries: Iterable[bytes], term: int | None, batch: int, done: Appended) -> None:
     """Submit everything without waiting for each answer; whatever happens, collect the answers still due."""
-    tickets: deque[tuple[Ticket, int]] = deque()
+    tickets: deque[tuple[Ticket[range], int]] = deque()
     payloads, interrupt = iter(entries), Interrupt()
 
     def collect() -> None:

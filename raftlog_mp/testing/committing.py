@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..errors import IndexGap, Truncated
 from ..types import LogId, majority_match_index
-from .checks import Log, Rules, entries, entry, fill, holds, raised, same, same_log
+from .checks import Log, Rules, entries, entry, fill, holds, raised, refused, same, same_log
 
 TERMS = (1, 1, 2, 2, 5)
 
@@ -37,6 +39,16 @@ class Committing(Rules):
             same("last_index of the error", error.last_index, 5)
             raised(IndexGap, "wait_durable(LogId(5, 6))", lambda: log.wait_durable(LogId(5, 6)))
             raised(Truncated, "wait_durable(LogId(1, 3))", lambda: log.wait_durable(LogId(1, 3)))
+
+    def test_wait_durable_for_what_was_purged(self) -> None:
+        """It returns at once, as for 0; a term that cannot have been there is Truncated, a negative index IndexGap."""
+        with self.log(*TERMS) as log:
+            log.purge_to(4)
+            for there in (0, 1, 4, LogId(0, 0), LogId(1, 2), LogId(2, 4), (2, 4), (5, 5)):
+                log.wait_durable(there)
+            for gone in (LogId(1, 4), LogId(5, 4), LogId(3, 2), LogId(9, 1), (3, 4)):
+                raised(Truncated, f"wait_durable({gone})", partial(log.wait_durable, gone))
+            raised(IndexGap, "wait_durable(-1)", lambda: log.wait_durable(-1))
 
     def test_durable_is_never_above_the_last_entry(self) -> None:
         """Truncation, replacement and reset lower durable_index with the log's end; it is exact after reopening."""
@@ -91,6 +103,7 @@ class Committing(Rules):
             for index, wanted in ((2, 2), (1, 2), (0, 2), (4, 4), (2, 4), (99, 5)):
                 same(f"commit_to({index})", log.commit_to(index), wanted)
                 same("commit_index", log.commit_index, wanted)
+            refused(log, IndexGap, "commit_to", -1)
             log.append(entry(5, 6).payload, 5)
             same("commit_index after an append", log.commit_index, 5)
 

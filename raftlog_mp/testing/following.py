@@ -112,6 +112,25 @@ class Following(Rules):
                 error = raised(Truncated, f"next() after change {number}", partial(next, follower))
                 same("last_index of the error", error.last_index, last)
 
+    def test_a_follower_that_was_told_never_goes_on(self) -> None:
+        """Truncated and Compacted are final: each further next() raises the same, whatever the log becomes."""
+        with self.log(*TERMS) as log:
+            follower = log.follow(timeout=0)
+            same("three entries", [next(follower) for _ in range(3)], entries(1, 1, 1, 2))
+            log.append_entries(LogId(1, 1), entries(2, 6, 6, 6, 6, 6), leader_term=6)
+            for _ in range(3):
+                error = raised(Truncated, "next()", lambda: next(follower))
+                same("last_index of the error", error.last_index, 6)
+                fill(log, 6)
+            late = log.follow(timeout=0)
+            same("the first entry", next(late), entry(1, 1))
+            log.purge_to(5)
+            same("first_index", raised(Compacted, "next()", lambda: next(late)).first_index, 6)
+            log.reset()
+            fill(log, 6, 6, 6)
+            for told, error in ((follower, Truncated), (late, Compacted)):
+                raised(error, "next() after a reset", partial(next, told))
+
     def test_a_live_follower_notices_an_entry_that_was_appended_anew(self) -> None:
         """Truncated also if another entry of the same term took the place of the one that was yielded."""
         with self.log(1, 1, 1) as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 from ..errors import CommittedEntry, IndexGap, StaleTerm
 from ..types import AppendResult, Entry, HardState, LogId
@@ -10,6 +11,14 @@ from .checks import NOTHING, Log, Rules, entries, entry, fill, holds, refused, s
 
 TERMS = (1, 1, 2, 2, 2, 4)  # of the log that most rules begin with
 LAST = LogId(4, 6)
+
+
+class Lookalike(NamedTuple):
+    """Has the names of an entry, and is none."""
+
+    term: int
+    index: int  # type: ignore[assignment]
+    payload: bytes
 
 
 def matches(log: Log, prev: LogId, new: list[Entry], leader_term: int | None, matched: LogId, last: LogId) -> None:
@@ -180,6 +189,18 @@ class Matching(Rules):
             matches(log, LogId(1, 2), entries(3, 2, 2, 6), 6, LogId(6, 5), LogId(6, 5))
             same_log(log, 6, purged=LogId(2, 4))
 
+    def test_what_cannot_have_stood_below_the_boundary_does_not_match(self) -> None:
+        """A term above the boundary's, of prev or of an entry at or below it, is a mismatch: terms never fall."""
+        with self.log(*TERMS) as log:
+            log.purge_to(LogId(2, 4))
+            mismatches(log, LogId(3, 1), [], 4, LogId(2, 4))
+            mismatches(log, LogId(3, 1), entries(2, 3, 3), 4, LogId(2, 4))
+            mismatches(log, LogId(1, 1), entries(2, 1, 3), 4, LogId(2, 4))
+            mismatches(log, NOTHING, entries(1, 4, 4), 4, LogId(2, 4))
+            mismatches(log, LogId(3, 3), entries(4, 3, 3, 5), 5, LogId(2, 4))
+            matches(log, LogId(2, 2), entries(3, 2), 4, LogId(2, 3), LAST)
+            same_log(log, 2, 4, purged=LogId(2, 4))
+
     def test_hints_do_not_lead_below_the_boundary(self) -> None:
         """A term that begins below the boundary is named from the first entry that is there."""
         with self.log(*TERMS) as log:
@@ -196,6 +217,18 @@ class Matching(Rules):
                 (LAST, [entry(4, 7), entry(4, 7)]), (LogId(2, 3), [entry(3, 4), entry(3, 6)]),
             ):  # fmt: skip
                 refused(log, IndexGap, "append_entries", prev, new, leader_term=4)
+            same_log(log, *TERMS)
+
+    def test_what_is_no_entry_is_refused(self) -> None:
+        """Only Entry values of two integers and bytes are taken; anything else is a TypeError, and nothing changes."""
+        with self.log(*TERMS) as log:
+            for wrong in (
+                Lookalike(4, 8, b"x"), (4, 8, b"x"), None, Entry(4, 8.0, b"x"),  # type: ignore[arg-type]
+                Entry(4.0, 8, b"x"), Entry(4, 8, "x"), Entry(True, 8, b"x"),  # type: ignore[arg-type]
+            ):  # fmt: skip
+                refused(log, TypeError, "append_entries", LAST, [entry(4, 7), wrong], leader_term=4)
+                refused(log, TypeError, "append_entries", LogId(4, 7), [wrong], leader_term=4)
+            refused(log, TypeError, "append_entries", LAST, b"xyz", leader_term=4)
             same_log(log, *TERMS)
 
     def test_terms_that_fall_are_refused(self) -> None:

@@ -195,6 +195,46 @@ class Removing(Rules):
             log.reset(LogId(2, 4))
             same_log(log, purged=LogId(2, 4))
 
+    def test_reset_never_contradicts_what_is_committed(self) -> None:
+        """A boundary at the commit index has the term of the entry there, else CommittedEntry; purged or not."""
+        with self.log(*TERMS) as log:
+            log.commit_to(4)
+            for term in (1, 3, 5):
+                refused(log, CommittedEntry, "reset", LogId(term, 4))
+            log.purge_to(4)
+            refused(log, CommittedEntry, "reset", LogId(5, 4))
+            log.reset(LogId(2, 4))
+            same_log(log, purged=LogId(2, 4))
+
+    def test_reset_to_the_boundarys_index_has_its_term(self) -> None:
+        """Another entry at the old boundary than the log knows there is Truncated; nothing changes."""
+        with self.log(*TERMS) as log:
+            log.purge_to(4)
+            for term in (1, 3):
+                refused(log, Truncated, "reset", LogId(term, 4))
+            log.reset(LogId(2, 4))
+            same_log(log, purged=LogId(2, 4))
+
+    def test_reset_never_lets_terms_fall(self) -> None:
+        """A boundary ahead with a term below the old boundary's, or the commit index's, is StaleTerm."""
+        with self.log(*TERMS) as log:
+            log.purge_to(4)
+            same("current_term", refused(log, StaleTerm, "reset", LogId(1, 100)).current_term, 2)
+            log.commit_to(5)
+            same("current_term", refused(log, StaleTerm, "reset", LogId(4, 100)).current_term, 5)
+            log.reset(LogId(5, 100))
+            refused(log, StaleTerm, "reset", LogId(4, 101))
+            same_log(log, purged=LogId(5, 100))
+
+    def test_reset_replaces_whatever_is_not_committed(self) -> None:
+        """What a deposed leader left above the commit index proves nothing, whatever its terms are."""
+        for boundary in (LogId(2, 5), LogId(2, 9), LogId(3, 3), LogId(1, 3)):
+            with self.log(*TERMS) as log:
+                log.commit_to(2)
+                log.reset(boundary)
+                same_log(log, purged=boundary)
+                same("commit_index", log.commit_index, boundary.index)
+
     def test_committed_entries_are_never_removed(self) -> None:
         """truncate_from and reset at or below the commit index are CommittedEntry; above it they are allowed."""
         with self.log(*TERMS) as log:

@@ -46,6 +46,14 @@ def test_lines_of_stdin_come_back_from_cat(command, log_dir, batch):
     assert command("cat", log_dir).stdout == b"".join(line + b"\n" for line in lines)
 
 
+def test_a_closed_stdin_is_told_before_a_log_is_made(log_dir):
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "append", str(log_dir)], capture_output=True, timeout=WAIT_SECONDS
+    )
+    assert done.returncode == 2 and b"stdin is closed" in done.stderr and b"Traceback" not in done.stderr
+    assert not log_dir.exists()
+
+
 def test_batch_says_how_many_entries_share_a_record(command, log_dir):
     with rl.start_writer(log_dir):
         command("append", log_dir, "--batch", "4", stdin=b"a\nb\nc\nd\ne\nlast line without its end")

@@ -149,11 +149,13 @@ def test_an_index_is_an_integer(log: rl.Log, index: Any) -> None:
     calls: list[Callable[[], object]] = [
         lambda: log.get(index), lambda: log.read(index), lambda: log.wait_durable(index),
         lambda: log.follow(after=rl.LogId(1, index)), lambda: log.wait_durable(rl.LogId(1, index)),
+        lambda: log.follow(after=rl.LogId(index, 1)), lambda: log.wait_durable(rl.LogId(index, 1)),
     ]  # fmt: skip
     if index is not None:  # which means "from the first" and "to the end" here
         calls += [lambda: log.follow(index), lambda: log.read(1, index), lambda: log.read(1, 2, index)]
+    kind = type(index).__name__
     for call in calls:
-        with pytest.raises(TypeError, match=f"(index|start|stop|max_bytes) is an integer, not {type(index).__name__}"):
+        with pytest.raises(TypeError, match=f"(index|term|start|stop|max_bytes) is an integer, not {kind}"):
             call()
 
 
@@ -180,7 +182,7 @@ def test_indexes_start_at_one(log: rl.Log, start: int) -> None:
                 assert "purged" not in str(caught.value) and f"no entry {start}:" in str(caught.value)
 
 
-@pytest.mark.parametrize("after", [5, "12", (1,), (1, 2, 3), [1, 2], rl.Entry(1, 1, b"x")])
+@pytest.mark.parametrize("after", [5, "12", (1,), (1, 2, 3), [1, 2], {1, 2}, rl.Entry(1, 1, b"x")])
 def test_a_checkpoint_is_a_log_id(log: rl.Log, after: Any) -> None:
     with pytest.raises(TypeError, match="LogId"):
         log.follow(after=after)

@@ -187,7 +187,7 @@ class LogMachine(RuleBasedStateMachine):
         due = outcome(lambda: self.model.purge_to(upto))
         same(outcome(lambda: client.purge_to(upto)), due)
 
-    @rule(back=st.one_of(st.none(), st.integers(-20, 4)), step=st.sampled_from([0, 1]), who=WHO)
+    @rule(back=st.one_of(st.none(), st.integers(-20, 4)), step=st.sampled_from([0, 0, 1, -1, -3]), who=WHO)
     def reset(self, back: int | None, step: int, who: str) -> None:
         self.learn_commit()
         index = 0 if back is None else max(0, self.model.last_index - back)
@@ -263,6 +263,8 @@ class LogMachine(RuleBasedStateMachine):
         if not by_term_alone:
             same(real, due)
         if due[0] is not None:
+            if not by_term_alone:
+                same(outcome(lambda: rows_of(self.followed)), real)  # what ended it is raised for ever
             self.start_following(None, None)
 
     # ------------------------------------------------------------ durability and life

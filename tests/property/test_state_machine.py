@@ -72,6 +72,23 @@ class HintsAtTheEnd(ModelLog):
         return last, last if first else None
 
 
+class LetsTermsFall(ModelLog):
+    """A boundary ahead may have any term."""
+
+    def reset(self, boundary: rl.LogId | None) -> None:
+        try:
+            super().reset(boundary)
+        except rl.StaleTerm:
+            self.rows, self.purged = [], boundary or rl.LogId(0, 0)
+
+
+class BelievesAnythingPurged(ModelLog):
+    """What may have stood below the boundary is not asked."""
+
+    def _conflict(self, prev: rl.LogId, entries: list[rl.Entry]) -> rl.LogId | None:
+        return None if prev.index < self.purged.index else super()._conflict(prev, entries)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("lie", [TruncatesTooLittle, ForgetsTheBoundary, HintsAtTheEnd])
 def test_a_model_that_lies_is_found_out(lie: type[ModelLog]) -> None:
@@ -93,5 +110,21 @@ def test_a_lie_about_the_hard_state_is_found_out(lie: type[ModelLog] | None) -> 
         with contextlib.nullcontext() if lie is None else pytest.raises(AssertionError):
             machine.append(b"of the deposed leader", -1, "log")
             machine.save_hard_state([(0, "b")], "log")
+    finally:
+        machine.teardown()
+
+
+@pytest.mark.parametrize("lie", [None, LetsTermsFall, BelievesAnythingPurged])
+def test_a_lie_about_what_was_purged_is_found_out(lie: type[ModelLog] | None) -> None:
+    machine = LogMachine()
+    machine.model_class = lie or ModelLog
+    try:
+        machine.create("mem_first", rl.Immediate())
+        machine.append_many([b"one", b"two", b"three"], 4, "log")
+        machine.purge_to(0, None, "log")
+        with contextlib.nullcontext() if lie is None else pytest.raises(AssertionError):
+            machine.append_entries(2, 1, 0, 0, [], 0, 0, False, "log")
+            machine.reset(-5, -1, "log")
+            machine.as_the_model()
     finally:
         machine.teardown()

@@ -152,6 +152,52 @@ def follow_past_the_gap(log: Any) -> Any:
     return lambda start=None, **named: log.follow(max(start, log.first_index) if start else start, **named)
 
 
+def believing_append_entries(log: Any) -> Any:
+    """Takes everything below the boundary for what was there."""
+
+    def call(prev: rl.LogId, entries: list[rl.Entry], **named: Any) -> rl.AppendResult:
+        result = log.append_entries(prev, entries, **named)
+        if prev.index >= log.purged_log_id.index:
+            return result
+        return rl.AppendResult(True, entries[-1].log_id if entries else prev, log.last_log_id, None)
+
+    return call
+
+
+def strict_reset(log: Any) -> Any:
+    """Holds what is not committed for true, and passes over a boundary with a lower term."""
+
+    def call(boundary: rl.LogId | None = None, **named: Any) -> None:
+        if boundary is None or boundary.term >= log.last_log_id.term:
+            log.reset(boundary, **named)
+
+    return call
+
+
+def undeterred_follow(log: Any) -> Any:
+    """Tells of what is gone once, then goes on at the same index."""
+
+    def call(start: int | None = None, **named: Any) -> Any:
+        class Undeterred:
+            inner, next = log.follow(start, **named), start or log.first_index
+
+            def __next__(self) -> rl.Entry:
+                try:
+                    entry = next(self.inner)
+                except (rl.Truncated, rl.Compacted):
+                    self.inner = log.follow(max(log.first_index, min(self.next, log.last_index + 1)), **named)
+                    raise
+                self.next = entry.index + 1
+                return entry
+
+            def __iter__(self) -> Any:
+                return self
+
+        return Undeterred()
+
+    return call
+
+
 LIES = (
     Lie("append is off by one", "append_gives_the_next_index", "append", after("append", lambda _, index: index + 1)),
     Lie("an empty batch is an empty entry", "append_many_is_one_contiguous_batch", "append_many",
@@ -181,6 +227,10 @@ LIES = (
         after("append_entries", slow_hint)),
     Lie("a mismatch is a success", "the_boundary_matches_with_its_own_term_only", "append_entries",
         after("append_entries", lambda _, result: result._replace(success=True))),
+    Lie("below the boundary everything matches", "what_cannot_have_stood_below_the_boundary_does_not_match",
+        "append_entries", believing_append_entries),
+    Lie("nonsense is swallowed", "what_is_no_entry_is_refused", "append_entries",
+        forgiving("append_entries", TypeError)),
     Lie("gaps are swallowed", "entries_that_do_not_follow_prev_are_refused", "append_entries",
         forgiving("append_entries", rl.IndexGap)),
     Lie("a stale leader is swallowed", "a_stale_leader_is_refused", "append_entries",
@@ -195,14 +245,24 @@ LIES = (
         lambda log: lambda upto, **named: log.purge_to(upto if type(upto) is int else upto[1])),
     Lie("reset forgets its boundary", "reset_to_a_boundary_goes_on_behind_it", "reset", forgetful_reset),
     Lie("reset does nothing", "reset_empties_the_log_and_keeps_the_hard_state", "reset", idle),
+    Lie("reset rewrites what is committed", "reset_never_contradicts_what_is_committed", "reset",
+        forgiving("reset", rl.CommittedEntry)),
+    Lie("reset rewrites the boundary", "reset_to_the_boundarys_index_has_its_term", "reset",
+        forgiving("reset", rl.Truncated)),
+    Lie("reset lets terms fall", "reset_never_lets_terms_fall", "reset", forgiving("reset", rl.StaleTerm)),
+    Lie("reset asks entries that nobody committed", "reset_replaces_whatever_is_not_committed", "reset",
+        strict_reset),
     Lie("everything counts as durable", "durable_is_never_above_the_last_entry", "durable_index", lambda _: 99),
     Lie("nothing is durable", "flush_makes_everything_durable", "durable_index", lambda _: 0),
     Lie("wait_durable does not look", "wait_durable_for_what_is_not_there_is_refused", "wait_durable", idle),
+    Lie("below the boundary everything is durable", "wait_durable_for_what_was_purged", "wait_durable",
+        lambda log: lambda index, **named: index in (0, 1, 4) or log.wait_durable(index[1] if index != -1 else -1)),
     Lie("commit_to answers what was asked", "commit_index_rises_and_never_falls", "commit_to",
         lambda log: lambda index, **named: (log.commit_to(index, **named), index)[1]),
     Lie("the commit index is forgotten", "commit_index_survives_a_clean_close", "commit_index", lambda _: 0),
     Lie("follow is a copy", "a_follower_never_yields_what_was_truncated", "follow", patient_follow),
     Lie("a follower is told nothing", "a_follower_whose_last_entry_is_gone_is_told", "follow", patient_follow),
+    Lie("a follower is told only once", "a_follower_that_was_told_never_goes_on", "follow", undeterred_follow),
     Lie("upto is ignored", "follow_upto_committed_yields_committed_entries_only", "follow", follow_everything),
     Lie("every checkpoint is good", "a_checkpoint_that_is_gone_is_truncated", "follow", follow_anything),
     Lie("purged entries are passed over", "follow_of_purged_entries_is_compacted", "follow", follow_past_the_gap),

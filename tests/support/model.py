@@ -17,6 +17,7 @@ class ModelFollower:
 
     def __init__(self, start: int, yielded: rl.LogId | None) -> None:
         self.next, self.yielded, self.gone = start, yielded, False
+        self.over: rl.Truncated | rl.Compacted | None = None  # what it was told once it is told for ever
         self.restarts = 0  # of the writer since it looked: with two of them history is told by terms alone
 
 
@@ -122,8 +123,10 @@ class ModelLog:
         if prev.index > self.last_index:
             return rl.LogId(0, self.last_index + 1)
         if prev.index < self.purged.index:  # the boundary is the first entry that can be compared
-            at_boundary = [entry.term for entry in entries if entry.index == self.purged.index]
-            return self.purged if at_boundary and at_boundary[0] != self.purged.term else None
+            claimed = {prev.index: prev.term} | {entry.index: entry.term for entry in entries}
+            below = [term for index, term in claimed.items() if index <= self.purged.index]
+            right = claimed.get(self.purged.index, self.purged.term) == self.purged.term
+            return None if right and max(below) <= self.purged.term else self.purged
         found = self.term_of(prev.index) or 0
         if found == prev.term:
             return None
@@ -168,6 +171,13 @@ class ModelLog:
             raise rl.CommittedEntry(commit_index=self.commit)
         if 0 < boundary.index < self.purged.index:
             raise rl.Compacted(first_index=self.first_index)
+        committed = self.term_of(self.commit) or 0
+        if boundary.index == self.commit and boundary.term != committed:
+            raise rl.CommittedEntry(commit_index=self.commit)
+        if boundary.index == self.purged.index and boundary.term != self.purged.term:
+            raise rl.Truncated(last_index=self.last_index)
+        if boundary.index and boundary.term < max(self.purged.term, committed):
+            raise rl.StaleTerm(current_term=max(self.purged.term, committed))
         for follower in self.followers:
             at = follower.yielded
             if at is not None:
@@ -209,10 +219,12 @@ class ModelLog:
     def drain(self, follower: ModelFollower, limit: int | None = None) -> list[Row]:
         """What it yields now, up to ``limit``."""
         follower.restarts = 0
-        if follower.gone:
-            raise rl.Truncated(last_index=self.last_index)
-        if follower.next < self.first_index:
-            raise rl.Compacted(first_index=self.first_index)
+        if follower.over is None and follower.gone:
+            follower.over = rl.Truncated(last_index=self.last_index)
+        elif follower.over is None and follower.next < self.first_index:
+            follower.over = rl.Compacted(first_index=self.first_index)
+        if follower.over is not None:
+            raise follower.over
         rows = [row for row in self.rows if row.index >= follower.next and (limit is None or row.index <= limit)]
         if rows:
             follower.next, follower.yielded = rows[-1].index + 1, rl.LogId(rows[-1].term, rows[-1].index)

@@ -14,7 +14,7 @@ from crc32c import crc32c
 
 from raftlog_mp import errors, layout, shm
 from raftlog_mp import format as fmt
-from raftlog_mp.answers import as_bytes, check_payloads, check_term
+from raftlog_mp.arguments import as_bytes, check_payloads, check_term
 from raftlog_mp.client import Client, Ticket
 from raftlog_mp.control import Control
 from raftlog_mp.files import Files

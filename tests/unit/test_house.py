@@ -27,7 +27,8 @@ LAYERS = (
     "remains pipeline term_history",
     "place findings journal",  # acts across structures
     "mending moment diagnoses epilogue",
-    "startup sessions waiters orders answers relief lock check backup repair_steps rehearsal",  # parts of a role
+    "startup sessions waiters orders arguments answers relief lock"  # parts of a role
+    " check backup repair_steps rehearsal",
     "link repair_end",
     "intake client source repair",
     "writer reader requests recovery",  # the roles

@@ -66,7 +66,8 @@ def naive(log: Follower, prev: LogId, entries: Terms) -> Terms | Mismatch | Comm
     claimed = {prev.index: prev.term} | dict(enumerate(entries, prev.index + 1))
     looked_at = max(prev.index, log.purged)  # the first entry that both sides know, if the request reaches it
     here = log.log_id(looked_at)
-    if claimed.get(looked_at, here.term) != here.term:
+    below = max((term for index, term in claimed.items() if index <= log.purged), default=0)
+    if claimed.get(looked_at, here.term) != here.term or below > here.term:
         same = [index for index in range(max(log.purged, 1), looked_at + 1) if log.terms[index - 1] == here.term]
         return Mismatch(here if looked_at == log.purged else LogId(here.term, max(same[0], log.purged + 1)))
     terms = list(log.terms)

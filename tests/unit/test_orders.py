@@ -15,7 +15,7 @@ from raftlog_mp import layout
 from raftlog_mp.config import KIB
 from raftlog_mp.layout import ENTRY_RUN, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
 from raftlog_mp.orders import Orders
-from raftlog_mp.protocol import pack_hard_state
+from raftlog_mp.protocol import BOUNDARY_INDEX_MAX, pack_hard_state
 from raftlog_mp.types import HardState, LogId
 
 from .journals import Entries, append, entries_of, kill, open_log, records_of, stop
@@ -253,6 +253,33 @@ def test_reset_may_forget_the_boundary_but_not_go_below_it(desk: Desk) -> None:
     assert desk.give(layout.SUBMIT_RESET, 0, 0) == (layout.OK, 0, 0, 0, 0)
     assert desk.journal.purged == NOTHING and append(desk.journal, b"anew") == 1
     assert desk.saw() == {1: (1, b"anew")}
+
+
+@pytest.mark.parametrize(("purge", "commit", "boundary", "answer"), [
+    (0, 2, LogId(1, 2), (layout.COMMITTED, 2, 0, 0, 0)), (0, 2, LogId(3, 2), (layout.COMMITTED, 2, 0, 0, 0)),
+    (2, 2, LogId(3, 2), (layout.COMMITTED, 2, 0, 0, 0)), (2, 0, LogId(3, 2), (layout.OTHER_ENTRY, 3, 0, 2, 0)),
+    (2, 0, LogId(1, 2), (layout.OTHER_ENTRY, 3, 0, 2, 0)), (2, 0, LogId(1, 3), (layout.STALE_TERM, 0, 0, 2, 0)),
+    (0, 2, LogId(1, 9), (layout.STALE_TERM, 0, 0, 2, 0)), (2, 1, LogId(1, 9), (layout.STALE_TERM, 0, 0, 2, 0)),
+    (3, 1, LogId(1, 2), (layout.PURGED, 4, 0, 0, 0)), (3, 2, LogId(1, 2), (layout.PURGED, 4, 0, 0, 0)),
+    (0, 0, LogId(1, BOUNDARY_INDEX_MAX + 1), (layout.MALFORMED, 0, 0, 0, 0)),
+])  # fmt: skip
+def test_a_boundary_that_contradicts_what_is_committed_or_purged(
+    desk: Desk, purge: int, commit: int, boundary: LogId, answer: tuple[int, ...]
+) -> None:
+    desk.give(layout.SUBMIT_COMMIT, commit)
+    desk.give(layout.SUBMIT_PURGE, purge)
+    assert desk.give(layout.SUBMIT_RESET, boundary.index, boundary.term) == answer
+    assert desk.saw() == {index: row for index, row in HELD.items() if index > purge}, "nothing was changed"
+
+
+@pytest.mark.parametrize(("commit", "boundary"), [
+    (0, LogId(1, 2)), (0, LogId(1, 9)), (1, LogId(1, 2)), (1, LogId(1, 3)), (1, LogId(7, 2)), (1, LogId(1, 9)),
+    (2, LogId(2, 2)), (0, LogId(1, BOUNDARY_INDEX_MAX)),
+])  # fmt: skip
+def test_a_boundary_replaces_whatever_is_not_committed(desk: Desk, commit: int, boundary: LogId) -> None:
+    desk.give(layout.SUBMIT_COMMIT, commit)
+    assert desk.give(layout.SUBMIT_RESET, boundary.index, boundary.term)[0] == layout.OK
+    assert desk.journal.purged == boundary and desk.saw() == {}
 
 
 # ---------------------------------------------------------------- hard state, commit index

@@ -12,69 +12,13 @@ import pytest
 
 from raftlog_mp import format as fmt
 from raftlog_mp import manifest, shm, wakeup
-from raftlog_mp import reader as reader_module
-from raftlog_mp.config import MIB
 from raftlog_mp.errors import CorruptLog, LogClosed, WriterUnavailable
-from raftlog_mp.files import Files
-from raftlog_mp.journal import Journal
 from raftlog_mp.reader import Reader
 from raftlog_mp.source import Source
 from raftlog_mp.types import Entry
-from raftlog_mp.view import View
 
 from .journals import append, commit, flip, kill, open_log, put, stop
-
-FILES = Files()
-BODY = 8000
-OVER_THE_RING = 2 * MIB // BODY  # entries that lap the smallest ring
-
-
-def view_of(journal: Journal) -> View:
-    return View({
-        "folder": journal.folder, "generation": journal.generation, "log_id": journal.log_id,
-        "uuid": journal.manifest.uuid, "config": journal.config.as_dict(),
-    })  # fmt: skip
-
-
-class StubLink:
-    """A connection to the writer of a journal; ``view`` None: there is none."""
-
-    def __init__(self, view: View | None) -> None:
-        self.view, self.connected, self.closed = view, view is not None, False
-
-    def look(self) -> None:
-        """The end of the writer was noticed already."""
-
-    def try_connect(self) -> bool:
-        if self.closed:
-            raise LogClosed("this handle was closed")
-        return False
-
-    def renew(self, superseded: View) -> None:
-        """No newer writer answers, either."""
-
-    def forget_view(self, view: View) -> None:
-        self.view = None
-
-
-def reader_of(log_dir: str, journal: Journal | None, *, files_allowed: bool = True) -> tuple[Reader, StubLink]:
-    link = StubLink(None if journal is None else view_of(journal))
-    source = Source(link, FILES, log_dir, files_allowed=files_allowed)  # type: ignore[arg-type]
-    return Reader(source, FILES, log_dir), link
-
-
-def payload(index: int) -> bytes:
-    return b"%d-" % index + bytes([index % 256]) * (BODY - 8)
-
-
-def fill(journal: Journal, count: int) -> None:
-    """Entries made from their own index, one a batch."""
-    for _ in range(count):
-        append(journal, payload(journal.next_index))
-
-
-def payloads(entries: list[Entry]) -> list[bytes]:
-    return [entry.payload for entry in entries]
+from .readers import FILES, OVER_THE_RING, fill, payload, payloads, reader_of, view_of
 
 
 @pytest.fixture
@@ -188,78 +132,6 @@ def test_a_range_over_marks_rolls_ring_and_files(log_dir: str) -> None:
     assert payloads(reader.read(last - 1, last + 1, None)) == [payload(last - 1), payload(last)]
     reader.close()
     stop(journal)
-
-
-# ---------------------------------------------------------------- ring or segment
-@pytest.mark.parametrize("segment_bytes", [64 * 1024, 4 * MIB])
-@pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
-def test_lapped_reads_come_from_the_segment_and_are_counted(log_dir: str, segment_bytes: int, strategy: str) -> None:
-    """From sealed segments, and from the one that is still being written."""
-    journal, _ = open_log(log_dir, segment_bytes=segment_bytes, strategy=strategy)
-    reader, _ = reader_of(log_dir, journal)
-    fill(journal, 2)
-    assert reader.get(1) == Entry(1, 1, payload(1)) and reader.lapped_reads == 0
-    fill(journal, OVER_THE_RING)
-    newest = journal.next_index - 1
-    assert reader.get(newest) == Entry(1, newest, payload(newest)) and reader.lapped_reads == 0
-    for expected in (1, 2):
-        assert reader.get(2) == Entry(1, 2, payload(2)) and reader.lapped_reads == expected
-    reader.close()
-    stop(journal)
-
-
-def test_a_segment_that_was_open_when_it_was_read_and_is_sealed_now(log_dir: str) -> None:
-    """Sealing cuts the file to its end: what the reader holds of it must not fault, nor serve less."""
-    journal, _ = open_log(log_dir, segment_bytes=4 * MIB)
-    reader, _ = reader_of(log_dir, journal)
-    fill(journal, OVER_THE_RING)
-    assert reader.get(1) == Entry(1, 1, payload(1)) and reader.lapped_reads == 1
-    journal.roll()
-    assert [reader.get(index) for index in (1, 50)] == [Entry(1, index, payload(index)) for index in (1, 50)]
-    assert payloads(reader.read(1, OVER_THE_RING + 1, None)) == [payload(i) for i in range(1, OVER_THE_RING + 1)]
-    reader.close()
-    stop(journal)
-
-
-def test_purged_segments_are_let_go(log_dir: str) -> None:
-    """Whoever holds a file that is gone keeps its space: a purge would make no room."""
-    journal, _ = open_log(log_dir, segment_bytes=64 * 1024)
-    reader, _ = reader_of(log_dir, journal)
-    fill(journal, OVER_THE_RING)
-    assert len(reader.read(1, 60, None)) == 59
-    held = {segment for segment, _ in reader._segments} | set(reader._indexes)
-    assert len(held) > 5
-    journal.purge_to(50)
-    assert reader.get(60) == Entry(1, 60, payload(60))
-    live = {info.segment_id for info in journal.manifest.segments}
-    assert held - live and {segment for segment, _ in reader._segments} | set(reader._indexes) <= live
-    for info in journal.take_dead():
-        assert not [fd for fd in os.listdir("/proc/self/fd") if fmt.segment_name(info.segment_id) in link_of(fd)]
-    reader.close()
-    stop(journal)
-
-
-def link_of(fd: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return ""
-
-
-def test_few_segments_stay_mapped(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "OPEN_SEGMENTS", 2)
-    journal, _ = open_log(log_dir)
-    fill(journal, OVER_THE_RING)
-    last, segments = journal.next_index - 1, len(journal.manifest.segments)
-    stop(journal)
-    reader, _ = reader_of(log_dir, None)
-    for index in (*range(1, last + 1, 5), 1):
-        assert reader.get(index) == Entry(1, index, payload(index))
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
-    mapped = {line.split()[-1] for line in maps.splitlines() if log_dir in line}
-    kinds = [os.path.splitext(path)[1] for path in mapped]
-    assert segments > 20 and kinds.count(".seg") <= 2 and kinds.count(".idx") <= 2, mapped
-    reader.close()
 
 
 # ---------------------------------------------------------------- damage

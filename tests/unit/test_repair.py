@@ -217,7 +217,15 @@ def test_committed_entries_are_not_dropped_unasked(log: Damaged) -> None:
     assert manifest.load(Files(), log.path).commit_index == 10
 
 
-def test_a_resend_of_what_was_dropped_gets_no_guess(log: Damaged) -> None:
+def test_no_new_entry_gets_the_id_of_a_dropped_one(log: Damaged) -> None:
+    os.unlink(os.path.join(log.path, NAME(2)))
+    carry_out(planned(log.path, truncate_from=11))
+    assert manifest.load(Files(), log.path).term_floor > term_of(20)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_resend_of_what_was_dropped_gets_no_guess(tmp_path: Path, clean: bool) -> None:
+    log = build(str(tmp_path / "log"), clean=clean)
     overwrite_rest(log)
     repair.apply(planned(log.path, truncate_from=27))
     journal, _ = open_log(log.path)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from crc32c import crc32c
 
 from raftlog_mp import errors, layout
 from raftlog_mp import format as fmt
+from raftlog_mp.arguments import check_entries
 from raftlog_mp.layout import ENTRY_RUN, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
-from raftlog_mp.protocol import HARD_STATE_BYTES_MAX, unpack_hard_state
-from raftlog_mp.requests import Requests, check_entries
+from raftlog_mp.protocol import BOUNDARY_INDEX_MAX, HARD_STATE_BYTES_MAX, unpack_hard_state
+from raftlog_mp.requests import Requests
 from raftlog_mp.types import AppendResult, Entry, HardState, LogId
 
 NOTHING = LogId(0, 0)
@@ -27,9 +28,10 @@ class Writer:
     def limits(self, timeout: float | None) -> tuple[int, int]:
         return 100, 1000
 
-    def ask(self, *question: Any) -> tuple[int, int, int, int, int]:
-        self.asked.append(question)
-        return self.answer
+    def ask(self, *question: Any) -> Any:
+        *asked, meaning = question
+        self.asked.append(tuple(asked))
+        return meaning(self.answer)
 
 
 @pytest.fixture
@@ -107,7 +109,9 @@ def test_terms_out_of_range_are_refused_wherever_they_stand(requests: Requests, 
     assert not writer.asked
 
 
-@pytest.mark.parametrize("prev", [None, 5, (1,), (1, 2, 3), ("1", 2), (1, 2.0), (True, 1), "ab"])
+@pytest.mark.parametrize("prev", [
+    None, 5, (1,), (1, 2, 3), ("1", 2), (1, 2.0), (True, 1), "ab", [1, 2], {1, 2}, {1: 0, 2: 0},
+])  # fmt: skip
 def test_what_is_no_log_id_is_a_type_error(requests: Requests, writer: Writer, prev: Any) -> None:
     with pytest.raises(TypeError, match="prev"):
         requests.append_entries(prev, [], None, None)
@@ -120,7 +124,7 @@ def test_log_ids_that_no_entry_can_have_are_refused(requests: Requests, writer: 
         lambda: requests.append_entries(prev, [], None, None), lambda: requests.reset(prev, None),
         lambda: requests.purge_to(LogId(*prev), None),
     ):  # fmt: skip
-        with pytest.raises(errors.ConfigError, match="two integers from 0 on"):
+        with pytest.raises(errors.ConfigError, match=r"the term up to 2\*\*63-1 and the index up to 2\*\*6[12]-1"):
             ask()
     assert not writer.asked
 
@@ -145,6 +149,49 @@ def test_payloads_of_every_kind_become_bytes(requests: Requests, writer: Writer)
     assert not writer.asked
 
 
+class Pair(NamedTuple):
+    """An entry by its names only."""
+
+    term: int
+    index: int  # type: ignore[assignment]
+    payload: bytes
+
+
+@pytest.mark.parametrize(("sent", "said"), [
+    ([Pair(1, 1, b"x")], r"entries\[0\] is an Entry, not Pair"),
+    ([(1, 1, b"x")], r"entries\[0\] is an Entry, not tuple"),
+    ([Entry(1, 1, b""), None], r"entries\[1\] is an Entry, not None"), (b"xyz", r"entries\[0\] is an Entry, not int"),
+    ([Entry(1, 1, b""), Entry(1, 2.0, b"")], r"entries\[1\].index is an integer, not float"),  # type: ignore[arg-type]
+    ([Entry(True, 1, b"")], r"entries\[0\].term is an integer, not bool"),
+    ([Entry(1, 1, b""), Entry(1.0, 2, b"")], r"entries\[1\].term is an integer, not float"),  # type: ignore[arg-type]
+])  # fmt: skip
+def test_what_is_no_entry_is_named_by_its_place(requests: Requests, writer: Writer, sent: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        requests.append_entries(NOTHING, sent, None, None)
+    assert not writer.asked
+
+
+def test_an_entry_and_its_numbers_may_be_of_a_subclass(requests: Requests, writer: Writer) -> None:
+    class Number(int):
+        pass
+
+    class Mine(Entry):
+        pass
+
+    sent = [Entry(1, 1, b""), Mine(Number(1), Number(2), b"")]
+    assert requests.append_entries(NOTHING, sent, None, None).matched == LogId(1, 2)
+
+
+def test_behind_the_highest_boundary_there_is_room(requests: Requests, writer: Writer) -> None:
+    requests.reset(LogId(1, BOUNDARY_INDEX_MAX), None)
+    assert writer.asked[0][3] == BOUNDARY_INDEX_MAX
+    with pytest.raises(errors.ConfigError, match=r"index up to 2\*\*61-1"):
+        requests.reset(LogId(1, BOUNDARY_INDEX_MAX + 1), None)
+    with pytest.raises(errors.IndexGap, match=r"from 1 to 2\*\*62-1"):
+        requests.append_entries(LogId(1, INDEX_MAX), [Entry(1, INDEX_MAX + 1, b"")], None, None)
+    assert len(writer.asked) == 1
+
+
 def test_a_long_list_of_wrong_indexes_is_told_in_short() -> None:
     with pytest.raises(errors.IndexGap, match=r"\[2, 3, \.\.\. 101\]"):
         check_entries(NOTHING, entries(*[1] * 100, after=1), None)
@@ -167,7 +214,7 @@ def test_every_other_question_is_two_numbers(requests: Requests, writer: Writer)
         (layout.SUBMIT_TRUNCATE, (FLAG_TERM_GIVEN, 0, 0, 3), b"", 5, 0, 1.0),
         (layout.SUBMIT_TRUNCATE, none, b"", 5, 0, 1.0),
         (layout.SUBMIT_PURGE, none, b"", 7, 0, 1.0), (layout.SUBMIT_PURGE, none, b"", 7, 2, 1.0),
-        (layout.SUBMIT_PURGE, none, b"", 0, 0, 1.0), (layout.SUBMIT_RESET, none, b"", 7, 2, 1.0),
+        (layout.SUBMIT_PURGE, none, b"", 0, 0, 1.0), (layout.SUBMIT_RESET, (0, 0, 0, 2), b"", 7, 2, 1.0),
         (layout.SUBMIT_RESET, none, b"", 0, 0, 1.0), (layout.SUBMIT_COMMIT, none, b"", 9, 0, 1.0),
         (layout.SUBMIT_COMMIT, none, b"", INDEX_MAX, 0, 1.0),
     ]  # fmt: skip
@@ -175,10 +222,10 @@ def test_every_other_question_is_two_numbers(requests: Requests, writer: Writer)
 
 @pytest.mark.parametrize("index", [0, -1, INDEX_MAX + 1])
 def test_indexes_that_no_entry_can_have_are_a_gap(requests: Requests, writer: Writer, index: int) -> None:
-    with pytest.raises(errors.IndexGap, match="give an integer from 1 on"):
+    with pytest.raises(errors.IndexGap, match=r"from 1 to 2\*\*62-1"):
         requests.truncate_from(index, None, None)
     if index:
-        with pytest.raises(errors.IndexGap, match="give an integer from 0 on"):
+        with pytest.raises(errors.IndexGap, match=r"from 0 to 2\*\*62-1"):
             requests.purge_to(index, None)
     if index < 0:
         with pytest.raises(errors.IndexGap):
@@ -215,6 +262,7 @@ def test_what_is_no_hard_state_is_a_type_error(requests: Requests, writer: Write
 
 @pytest.mark.parametrize("state", [
     (-1, None), (TERM_MAX + 1, None), (1, 1 << 63), (1, -(1 << 63) - 1), (1, "x" * HARD_STATE_BYTES_MAX),
+    (1, "\ud800"),
 ])  # fmt: skip
 def test_a_hard_state_out_of_range_is_refused(requests: Requests, writer: Writer, state: Any) -> None:
     with pytest.raises(errors.ConfigError, match="give"):

@@ -78,7 +78,7 @@ class Worker:
             groups = groups[
                 : POOL // batch
             ]  # whole turns of the pool only, so that numbers and payloads agree
-        waiting: deque[Ticket] = deque()
+        waiting: deque[Ticket[range]] = deque()
         ranges: list[range] = []
         sent, start = 0, clock()
         while clock() - start < seconds:
