@@ -79,10 +79,7 @@ class Orders:
         stale = self._stale(fields)
         if stale is not None:
             return stale
-        runs = journal.terms.runs
-        here = Standing(
-            self._last, journal.purged, journal.manifest.commit_index, runs.term_of, runs.first_of, runs.end_of
-        )
+        here = self._standing()
         match decide(prev, [(batch.term, batch.count) for batch in batches], here):
             case Mismatch(conflict):
                 return sequence, layout.MISMATCH, here.last.index, here.last.term, conflict.term, conflict.index
@@ -96,6 +93,24 @@ class Orders:
                 elif rest and not self._append(rest, producer, sequence):
                     return None
         return self.done(sequence)
+
+    def _standing(self) -> Standing:
+        """This log as AppendEntries sees it.  In a hole that repair left stands no entry that could match."""
+        journal, runs, state = self.journal, self.journal.terms.runs, self.journal.manifest
+        holes = [row for row in state.live_lost() if row[0] <= row[1]]
+        if not holes:
+            return Standing(
+                self._last, journal.purged, state.commit_index, runs.term_of, runs.first_of, runs.end_of
+            )
+
+        def term_of(index: int) -> int | None:
+            return None if any(row[0] <= index <= row[1] for row in holes) else runs.term_of(index)
+
+        def end_of(index: int) -> int | None:
+            ends = [runs.end_of(index), *(row[0] for row in holes if row[0] > index)]
+            return min((end for end in ends if end is not None), default=None)
+
+        return Standing(self._last, journal.purged, state.commit_index, term_of, runs.first_of, end_of)
 
     def _parse(self, fields: Fields, body: Any, term: int) -> list[Batch] | int:
         """The batches in a verified copy, or the status to answer; ``term`` is that of prev."""
