@@ -13,6 +13,7 @@ from crc32c import crc32c
 
 from . import errors, layout
 from . import format as fmt
+from .errors import RaftLogError
 from .journal import Journal
 from .lane import Completion
 from .layout import ENTRY_RUN, ENTRY_RUN_BYTES, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
@@ -21,6 +22,7 @@ from .pipeline import Batch
 from .protocol import BOUNDARY_INDEX_MAX, unpack_hard_state
 from .types import HardState, LogId
 
+PURGES_KEPT = 64  # submissions of the newest purges that the manifest names
 Fields = tuple[int, ...]  # of layout.SUBMISSION
 
 
@@ -172,7 +174,7 @@ class Orders:
             journal.replace_from(index, [], producer, sequence)
         return self.done(sequence)
 
-    def _purge(self, fields: Fields, _: Any, __: int) -> Completion:
+    def _purge(self, fields: Fields, _: Any, producer: int) -> Completion:
         sequence, index, term, journal = fields[6], fields[7], fields[8], self.journal
         purged, last = journal.purged, self._last
         if index > last.index:
@@ -182,8 +184,20 @@ class Orders:
             if found != term:
                 return sequence, layout.OTHER_ENTRY, last.index, 0, found, 0
         if index > purged.index:
-            journal.purge_to(index)
+            self._purge_once(index, producer, sequence)
         return self.done(sequence)
+
+    def _purge_once(self, index: int, producer: int, sequence: int) -> None:
+        """A purge leaves no record that names its submission, so the manifest does: after a reset the same index is
+        another entry, and a purge that is sent again must not take that."""
+        state = self.journal.manifest
+        before, state.purges = state.purges, [*state.purges[1 - PURGES_KEPT :], [producer, sequence]]
+        try:
+            self.journal.purge_to(index)
+        except RaftLogError:
+            state.purges = before
+            raise
+        self.journal.producers.record(producer, sequence, (index + 1, 0, 0))
 
     def _reset(self, fields: Fields, _: Any, producer: int) -> Completion:
         sequence, boundary, journal = fields[6], LogId(fields[8], fields[7]), self.journal
