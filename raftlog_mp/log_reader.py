@@ -192,7 +192,10 @@ class LogReader:
 
     @property
     def uuid(self) -> str:
-        """Identity of this log, for ever; a copy restored from a backup has the same."""
+        """Identity of this log and its history: the first writer of a backup gives that a new one.
+
+        A consumer keeps it beside its checkpoint, and starts over where it finds another.
+        """
         self._link.check_open()
         return str(self._reader.view().uuid)
 

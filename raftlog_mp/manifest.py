@@ -13,7 +13,7 @@ from .errors import AccessDenied, CorruptLog, NotALog
 from .files import Files, join
 
 # Added after version 1 was fixed: left out while they say nothing, so that old bytes stay what they were.
-ADDED = ("lost", "purges", "term_floor", "producers")
+ADDED = ("lost", "purges", "copied", "term_floor", "producers")
 _row_of = attrgetter(*(one.name for one in fields(SegmentInfo)))
 
 
@@ -43,6 +43,7 @@ class Manifest:
     lost: list[list[int]] = field(default_factory=list)
     producers: bytes = b""  # the exactly-once table at a clean stop: its clients may come back later
     purges: list[list[int]] = field(default_factory=list)  # [producer, sequence] of the newest ones
+    copied: bool = False  # a backup that no writer has served yet: the first one begins another history
     term_floor: int = 0  # lowest term of an append that says none: raised when a suffix may have been lost
 
     def live_lost(self) -> list[list[int]]:
