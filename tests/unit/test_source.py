@@ -20,15 +20,9 @@ from raftlog_mp.source import FileView, Source
 from raftlog_mp.view import View
 
 from .journals import append, flip, kill, open_log, overwrite, put, snapshot, stop, tail_path
+from .readers import view_of
 
 FILES = Files()
-
-
-def view_of(journal: Journal) -> View:
-    return View({
-        "folder": journal.folder, "generation": journal.generation, "log_id": journal.log_id,
-        "uuid": journal.manifest.uuid, "config": journal.config.as_dict(),
-    })  # fmt: skip
 
 
 class StubLink:
