@@ -72,6 +72,7 @@ class Backup:
     segments: int
     data_bytes: int
     verified: bool
+    lost_entries: int  # in holes that a repair had left: they are not in the copy either
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -332,6 +333,7 @@ class _Copy:
         return Backup(
             self._target, copied.uuid, copied.purged_index + 1, last_index, last_term, copied.commit_index, state,
             len(rows), sum(info.size_due() for info in rows), self._verify,
+            sum(max(last + 1 - first, 0) for first, last, *_ in copied.live_lost()),
         )  # fmt: skip
 
     def remove(self) -> None:
