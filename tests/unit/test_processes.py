@@ -248,10 +248,10 @@ def test_alive() -> None:
 
 # ---------------------------------------------------------------- signals, forks, threads
 SIGNALLED = """
-import signal, sys
+import os, signal, sys
 from raftlog_mp import processes
 def tell(number, frame):  # print() may be in the middle of the line before
-    os.write(1, signal.Signals(number).name.encode() + b"\n")
+    os.write(1, signal.Signals(number).name.encode() + b"\\n")
 processes.on_signals(tell, interrupt=sys.argv[1] == "1")
 print("ready", flush=True)
 for line in sys.stdin:
