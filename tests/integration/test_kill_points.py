@@ -59,6 +59,19 @@ def name_of(point: tuple[str, str, int]) -> str:
     return f"{point[0].split('.', 1)[1]}-{point[1]}-{point[2]}"
 
 
+def in_turn(points: list[tuple[str, str, int]]) -> pytest.MarkDecorator:
+    """Each point with one strategy, in turn; with the other it runs among the slow tests.
+
+    The power-cut explorer kills at every step of both (tests/crash), and the storm at any moment (tests/storm).
+    """
+    return pytest.mark.parametrize(("point", "strategy"), [
+        pytest.param(
+            point, strategy, id=f"{name_of(point)}-{strategy}", marks=[pytest.mark.slow] if (at + of) % 2 else []
+        )
+        for at, point in enumerate(points) for of, strategy in enumerate(STRATEGIES)
+    ])  # fmt: skip
+
+
 def payloads_of(number: int) -> list[bytes]:
     return [b"%d-%d" % (number, part) + PADDING for part in range(1 + number % 3)]
 
@@ -96,8 +109,7 @@ def start_and_die(log_dir: str, point: tuple[str, str, int]) -> None:
         writer.wait()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("point", SERVING, ids=name_of)
+@in_turn(SERVING)
 def test_writer_dies_while_serving(log_dir: str, strategy: str, point: tuple[str, str, int]) -> None:
     with orphaned(log_dir, strategy, point, 100) as (log, tickets), rl.start_writer(log_dir):
         settle(log, tickets)
@@ -106,8 +118,7 @@ def test_writer_dies_while_serving(log_dir: str, strategy: str, point: tuple[str
         assert reader.stats().loss_possible is False
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("point", STARTING, ids=name_of)
+@in_turn(STARTING)
 def test_writer_dies_while_starting_after_a_crash(log_dir: str, strategy: str, point: tuple[str, str, int]) -> None:
     """The first writer dies with answers that nobody has read; the second dies during recovery; the third serves."""
     with orphaned(log_dir, strategy) as (log, tickets):
@@ -117,11 +128,10 @@ def test_writer_dies_while_starting_after_a_crash(log_dir: str, strategy: str, p
             assert log.stats().loss_possible is False
 
 
-@pytest.mark.parametrize("point", [
+@in_turn([
     ("findings.make_plan", "after", 1), ("journal.Journal.roll", "after", 1), ("startup.supersede", "before", 1),
     ("startup.supersede", "after", 1),
-], ids=name_of)  # fmt: skip
-@pytest.mark.parametrize("strategy", STRATEGIES)
+])  # fmt: skip
 def test_a_reader_that_never_waits_sees_the_writer_after_the_next(
     log_dir: str, strategy: str, point: tuple[str, str, int]
 ) -> None:
