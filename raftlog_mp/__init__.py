@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .batches import EntryBatch
 from .client import Ticket
 from .config import Adaptive, Batch, Immediate, LogConfig, PressureConfig
 from .errors import (
@@ -52,7 +53,7 @@ __all__ = [
     # handles
     "open_log", "open_reader", "aio", "start_writer", "stop_writer", "Log", "LogReader", "Writer", "Ticket", "LogStats",
     # values
-    "Entry", "LogId", "HardState", "AppendResult", "majority_match_index",
+    "Entry", "EntryBatch", "LogId", "HardState", "AppendResult", "majority_match_index",
     # settings
     "LogConfig", "PersistenceStrategy", "Immediate", "Batch", "Adaptive", "PressureConfig",
     # errors

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Self, TypeVar
 
 from .arguments import Payload
+from .batches import EntryBatch
 from .client import Ticket
 from .config import LogConfig, check_timeout
 from .files import PathLike
@@ -73,6 +74,12 @@ class AsyncLogReader:
     async def read(self, start: int, stop: int | None = None, max_bytes: int | None = None) -> list[Entry]:
         """See :meth:`raftlog_mp.LogReader.read`."""
         return await self._call(self._reader.read, start, stop, max_bytes)
+
+    async def read_batches(
+        self, start: int, stop: int | None = None, max_bytes: int | None = None
+    ) -> list[EntryBatch]:
+        """See :meth:`raftlog_mp.LogReader.read_batches`."""
+        return await self._call(self._reader.read_batches, start, stop, max_bytes)
 
     async def term_of(self, index: int) -> int | None:
         """See :meth:`raftlog_mp.LogReader.term_of`."""
@@ -214,8 +221,9 @@ class AsyncLog(AsyncLogReader):
         await self._call(self._log.wait_for_room, timeout)
 
     async def append_entries(
-        self, prev: LogId, entries: Iterable[Entry], *, leader_term: int | None = None, timeout: Timeout = DEFAULT
-    ) -> AppendResult:
+        self, prev: LogId, entries: Iterable[Entry | EntryBatch], *, leader_term: int | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> AppendResult:  # fmt: skip
         """See :meth:`raftlog_mp.Log.append_entries`."""
         return await self._call(self._log.append_entries, prev, entries, leader_term=leader_term, timeout=timeout)
 

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from . import errors
+from .batches import EntryBatch
 from .config import check_integer
 from .layout import INDEX_MAX, TERM_MAX
 from .types import Entry, HardState, LogId
@@ -121,8 +122,34 @@ def check_entries(prev: LogId, entries: list[Any], leader_term: int | None) -> l
         runs = [(term, check_payloads(map(_PAYLOAD, group))) for term, group in groupby(entries, _TERM)]
         for term, _ in runs:
             check_term(term)
+    _check_terms(prev, [term for term, _ in runs], leader_term)
+    return runs
+
+
+def check_batches(prev: LogId, batches: list[Any], leader_term: int | None) -> list[EntryBatch]:
+    """As :func:`check_entries`, for undecoded batches; what is in them is checked by the writer."""
+    _each_is("an EntryBatch, as all before it", "entries[{}]", EntryBatch, batches)
+    expected = prev.index + 1
+    for at, batch in enumerate(batches):
+        for name in ("term", "first_index", "count"):
+            _each_is("an integer", f"entries[{at}].{name}", int, [getattr(batch, name)])
+        _each_is("bytes", f"entries[{at}].encoded", bytes, [batch.encoded])
+        check_term(batch.term)
+        if batch.first_index != expected or batch.count < 1:
+            raise errors.IndexGap(
+                f"the batches' indexes do not follow prev={prev} one by one: {batch.count} entries at "
+                f"{batch.first_index} where {expected} was due; nothing was changed", last_index=prev.index,
+            )  # fmt: skip
+        expected += batch.count
+    check_index(expected - 1)
+    _check_terms(prev, [batch.term for batch in batches], leader_term)
+    return batches
+
+
+def _check_terms(prev: LogId, terms: list[int], leader_term: int | None) -> None:
+    """:class:`StaleTerm` if a term goes down or is above the leader's."""
     lowest = prev.term
-    for term, _ in runs:
+    for term in terms:
         if term < lowest:
             raise errors.StaleTerm(
                 f"the entries' terms go down, from {lowest} to {term}: no Raft log does; nothing was changed",
@@ -134,7 +161,6 @@ def check_entries(prev: LogId, entries: list[Any], leader_term: int | None) -> l
             f"an entry has term {lowest}, above its leader's {leader_term}: a leader of that term cannot have it; "
             "nothing was changed", term=leader_term, current_term=lowest,
         )  # fmt: skip
-    return runs
 
 
 def _each_is(what: str, name: str, kind: type, values: list[Any]) -> None:

@@ -14,10 +14,13 @@ sealed where it ends, as recovery would.  Indexes and term runs are made anew fr
 **Never half a log.**  Segments are ``*.tmp`` until all of them are copied, synced and proved; the manifest is written
 last.  A copy that was interrupted has none: it is no log.  A failed one removes what it wrote.
 
-**Who the copy is.**  ``uuid`` and log id stay: the entries are the same, and a consumer resumes behind its checkpoint
-in a restored copy as in the original (:class:`Truncated` if the copy ends before it).  The exactly-once table comes
-along in the records.  The generation jumps by a random step and the shared memory folder is ``shm/`` of the copy, so
-what is left in memory of the original, or of a writer that goes on there, is never taken for the copy's.
+**Who the copy is.**  Its log id stays, as it stands in every record, and its ``uuid`` until it is started: the first
+writer of a copy gives it a new one, and a new term to appends that say none, for from there on it is another history.
+So a consumer that keeps the uuid beside its checkpoint knows, and to one that does not, no entry is ever given the id
+of one that only the original had (:class:`Truncated` if its checkpoint is not in the copy). A copy made by other
+means keeps its uuid: nothing tells it from a log that was moved. The exactly-once table comes along in the records.
+The generation jumps by a random step and the shared memory folder is ``shm/`` of the copy, so what is left in memory
+of the original, or of a writer that goes on there, is never taken for the copy's.
 
 A Raft node that was restored from a copy has forgotten what it acknowledged and voted since: it has to join its group
 as a new member.  The copy belongs to the user who makes it, as with ``cp``, and its files are 0600; nothing in the
@@ -69,6 +72,7 @@ class Backup:
     segments: int
     data_bytes: int
     verified: bool
+    lost_entries: int  # in holes that a repair had left: they are not in the copy either
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -321,7 +325,7 @@ class _Copy:
             # Not clean, unless it was: then a start reads the newest segment again, and with it the exactly-once table.
             clean=found.clean and moment.tail is None, commit_index=min(moment.commit_index, last_index),
             generation=found.generation + 1 + wakeup.random_u64() % GENERATION_STEPS,
-            shm_dir=None, config={**found.config, "shm_dir": None},
+            copied=True, shm_dir=None, config={**found.config, "shm_dir": None},
         )  # fmt: skip
         make_plan(files, self._target, copied).refuse()  # the copy opens
         self._made += [fmt.MANIFEST_NAME, fmt.MANIFEST_NAME + fmt.TEMPORARY_SUFFIX]
@@ -329,6 +333,7 @@ class _Copy:
         return Backup(
             self._target, copied.uuid, copied.purged_index + 1, last_index, last_term, copied.commit_index, state,
             len(rows), sum(info.size_due() for info in rows), self._verify,
+            sum(max(last + 1 - first, 0) for first, last, *_ in copied.live_lost()),
         )  # fmt: skip
 
     def remove(self) -> None:

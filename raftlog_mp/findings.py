@@ -87,6 +87,8 @@ def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: 
             _decide_ring(manifest, old, plan)
         if manifest.clean and manifest.producers:
             plan.producers.restore(manifest.producers)  # the sealed segments were not read
+        for producer, sequence in manifest.purges:
+            plan.producers.record(producer, sequence, (manifest.purged_index + 1, 0, 0))
         return plan
     finally:
         old.close()

@@ -356,6 +356,6 @@ WRONG = "wrong"  # a whole record of this generation with the wrong index, term 
 def corrupt(message: str, **where: Any) -> CorruptLog:
     """A :class:`CorruptLog` whose text ends with what to do next."""
     return CorruptLog(
-        f"{message}. Nothing was changed. Keep a copy of the directory; `raftlog-mp cat` and open_reader() still serve "
-        "what is provably right.", **where,
+        f"{message}. Nothing was changed; open_reader() still serves what is provably right. Next: `raftlog-mp check "
+        "DIR` says what is damaged and what that means, `raftlog-mp repair DIR` what can be done about it.", **where,
     )  # fmt: skip

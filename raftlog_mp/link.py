@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.005  # before the second attempt to reach a writer that is starting; grows by half each time
 RETRY_SECONDS_MAX = 0.25
+NO_WRITER = "no writer runs"
+GREETING_SECONDS = 2.0  # that a mere look for a writer waits for one that is there and does not answer
+MUTE_SECONDS = 1.0  # before it is looked for again
 WAIT_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
 SPIN_SECONDS_SHARED = 50e-6  # at most, where other threads want the interpreter, and for what may be long in coming
 FOREVER = float("inf")
@@ -50,6 +53,7 @@ class Link:
         self.on_lost: Callable[[], None] | None = None
         self.on_fork: Callable[[], None] | None = None
         self._sock: Any = None
+        self._mute_until = 0.0  # a writer that does not answer is not asked before
         self._sleeper: wakeup.Sleeper | None = None
         self._parser = Parser()
         self._renew_locks()
@@ -82,7 +86,7 @@ class Link:
         if not self._connecting.acquire(timeout=min(max(remaining, 0.0), threading.TIMEOUT_MAX)):
             raise self._unavailable("another thread is still connecting")
         try:
-            why, pause = "no writer runs", RETRY_SECONDS
+            why, pause = NO_WRITER, RETRY_SECONDS
             while True:
                 self.check_open()
                 if self._sock is not None and self.view is not None:
@@ -94,6 +98,9 @@ class Link:
                     if self._connect(deadline):
                         continue
                 if wakeup.now() >= deadline:
+                    with contextlib.suppress(OSError):
+                        if why == NO_WRITER and self.files.lock_held(join(self.directory, fmt.LOCK_NAME)):
+                            why = "a writer owns it but does not answer yet"
                     raise self._unavailable(why)
                 wakeup.pause(min(pause, max(0.0, deadline - wakeup.now())))
                 pause = min(pause * 1.5, RETRY_SECONDS_MAX)
@@ -106,10 +113,20 @@ class Link:
         if self._sock is None and self._connecting.acquire(blocking=False):
             try:
                 self.check_open()  # close() sets `closed` first and takes this lock after: no connection outlives it
-                return self._connect(wakeup.now() + 5.0)
+                return self._look_for_writer()
             finally:
                 self._connecting.release()
         return self._sock is not None
+
+    def _look_for_writer(self) -> bool:
+        """One attempt; a writer that stands still (SIGSTOP) holds up one of them, and not each."""
+        began = wakeup.now()
+        if began < self._mute_until:
+            return False
+        found = self._connect(began + GREETING_SECONDS)
+        if not found and wakeup.now() >= began + GREETING_SECONDS:
+            self._mute_until = wakeup.now() + MUTE_SECONDS
+        return found
 
     def forget_view(self, view: View) -> None:
         """The view's writer ended before its catalog could be taken over: nothing holds on to it."""
@@ -121,7 +138,7 @@ class Link:
         """A newer writer serves: leave the view that it superseded, if it can be reached."""
         with self._connecting:
             if self.view is superseded and not self.closed:
-                self._connect(wakeup.now() + 5.0)
+                self._look_for_writer()
 
     def _unavailable(self, why: str) -> errors.WriterUnavailable:
         stopped = ""

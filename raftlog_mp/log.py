@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from . import place, wakeup
 from .arguments import Payload, as_bytes, check_term
+from .batches import EntryBatch
 from .client import Client, Ticket, deadline_of
 from .config import LogConfig, check_config, check_timeout
 from .files import Files, PathLike, real_path
@@ -81,14 +82,16 @@ class Log(LogReader):
 
     # ------------------------------------------------------------ Raft
     def append_entries(
-        self, prev: LogId, entries: Iterable[Entry], *, leader_term: int | None = None, timeout: Timeout = DEFAULT
-    ) -> AppendResult:
+        self, prev: LogId, entries: Iterable[Entry | EntryBatch], *, leader_term: int | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> AppendResult:  # fmt: skip
         """A follower's AppendEntries: put the leader's ``entries`` behind ``prev``, as Raft's section 5.3 says.
 
         Entries that are there already are skipped; at the first whose term differs the suffix is replaced from there,
-        in one atomic durable step.  ``prev`` may be ``LogId(0, 0)`` or the purge boundary.  If it does not match,
-        nothing changes and the result says where to look next.  Durable on return in DiskFirst; in MemFirst call
-        ``wait_durable(result.matched)`` before answering the leader.
+        in one atomic durable step.  Batches from :meth:`read_batches` are taken as they are.  ``prev`` may be
+        ``LogId(0, 0)`` or the purge boundary.  If it does not match, nothing changes and the result says where to
+        look next.  Durable on return in DiskFirst; in MemFirst call ``wait_durable(result.matched)`` before answering
+        the leader.
 
         Raises :class:`StaleTerm` if ``leader_term`` is over, :class:`IndexGap` for entries that do not follow ``prev``
         one by one, :class:`CommittedEntry` rather than replace one, ``TypeError`` for what is no :class:`Entry`, and

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Self
+from collections.abc import Callable
+from typing import Any, Literal, Self, TypeVar
 
 from . import errors, hard_state, layout, place, shm
 from .arguments import as_log_id, check_index
+from .batches import EntryBatch, take
 from .client import check_failed, deadline_of
 from .config import LogConfig, check_integer, check_timeout
-from .era import Overtaken
+from .era import Era, Overtaken
 from .files import Files, PathLike, real_path
 from .follow import UPTO, Follower, bounds, compacted, holds
 from .link import Link
@@ -27,6 +29,7 @@ class _Default:
 
 DEFAULT: Any = _Default()
 Timeout = float | None
+T = TypeVar("T")
 
 
 class LogReader:
@@ -61,6 +64,23 @@ class LogReader:
         Only the end is clipped: to the last entry, and after ``max_bytes`` of payload, though one entry is always
         given.  ``start`` below the first index raises :class:`Compacted`.
         """
+        return self._range(start, stop, max_bytes, self._reader.read)
+
+    def read_batches(
+        self, start: int, stop: int | None = None, max_bytes: int | None = None
+    ) -> list[EntryBatch]:
+        """Entries ``start..stop-1`` as the batches that they were appended in, undecoded: see :class:`EntryBatch`.
+
+        Clips and raises as :meth:`read`; ``max_bytes`` counts encoded bytes, and one batch is always given.
+        """
+        records = self._reader.records
+        return self._range(
+            start, stop, max_bytes, lambda low, high, limit, era: take(records(low, high, era), limit)
+        )
+
+    def _range(
+        self, start: int, stop: int | None, max_bytes: int | None, read: Callable[[int, int, int | None, Era], list[T]]
+    ) -> list[T]:
         check_integer("start", start)
         check_integer("stop", stop, optional=True)
         check_integer("max_bytes", max_bytes, optional=True)
@@ -75,7 +95,7 @@ class LogReader:
                 self._source.check_readable(start)
                 return []
             try:
-                return self._reader.read(start, end, max_bytes, era)
+                return read(start, end, max_bytes, era)
             except Overtaken:  # truncated, purged or reset under us: what was read so far may be gone
                 continue
         raise errors.WriterUnavailable(f"{self.path} kept changing while it was read; try again")
@@ -192,7 +212,10 @@ class LogReader:
 
     @property
     def uuid(self) -> str:
-        """Identity of this log, for ever; a copy restored from a backup has the same."""
+        """Identity of this log and its history: the first writer of a backup gives that a new one.
+
+        A consumer keeps it beside its checkpoint, and starts over where it finds another.
+        """
         self._link.check_open()
         return str(self._reader.view().uuid)
 

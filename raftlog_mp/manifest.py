@@ -13,7 +13,7 @@ from .errors import AccessDenied, CorruptLog, NotALog, VersionMismatch
 from .files import Files, join
 
 # Added after version 1 was fixed: left out while they say nothing, so that old bytes stay what they were.
-ADDED = ("lost", "term_floor", "producers")
+ADDED = ("lost", "purges", "copied", "term_floor", "producers")
 _row_of = attrgetter(*(one.name for one in fields(SegmentInfo)))
 
 
@@ -42,6 +42,8 @@ class Manifest:
     # index lies below its first cost no entry (or none that is still in the log): known damage, nothing more.
     lost: list[list[int]] = field(default_factory=list)
     producers: bytes = b""  # the exactly-once table at a clean stop: its clients may come back later
+    purges: list[list[int]] = field(default_factory=list)  # [producer, sequence] of the newest ones
+    copied: bool = False  # a backup that no writer has served yet: the first one begins another history
     term_floor: int = 0  # lowest term of an append that says none: raised when a suffix may have been lost
 
     def live_lost(self) -> list[list[int]]:

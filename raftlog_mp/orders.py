@@ -13,6 +13,7 @@ from crc32c import crc32c
 
 from . import errors, layout
 from . import format as fmt
+from .errors import RaftLogError
 from .journal import Journal
 from .lane import Completion
 from .layout import ENTRY_RUN, ENTRY_RUN_BYTES, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
@@ -21,6 +22,7 @@ from .pipeline import Batch
 from .protocol import BOUNDARY_INDEX_MAX, unpack_hard_state
 from .types import HardState, LogId
 
+PURGES_KEPT = 64  # submissions of the newest purges that the manifest names
 Fields = tuple[int, ...]  # of layout.SUBMISSION
 
 
@@ -79,10 +81,7 @@ class Orders:
         stale = self._stale(fields)
         if stale is not None:
             return stale
-        runs = journal.terms.runs
-        here = Standing(
-            self._last, journal.purged, journal.manifest.commit_index, runs.term_of, runs.first_of, runs.end_of
-        )
+        here = self._standing()
         match decide(prev, [(batch.term, batch.count) for batch in batches], here):
             case Mismatch(conflict):
                 return sequence, layout.MISMATCH, here.last.index, here.last.term, conflict.term, conflict.index
@@ -96,6 +95,24 @@ class Orders:
                 elif rest and not self._append(rest, producer, sequence):
                     return None
         return self.done(sequence)
+
+    def _standing(self) -> Standing:
+        """This log as AppendEntries sees it.  In a hole that repair left stands no entry that could match."""
+        journal, runs, state = self.journal, self.journal.terms.runs, self.journal.manifest
+        holes = [row for row in state.live_lost() if row[0] <= row[1]]
+        if not holes:
+            return Standing(
+                self._last, journal.purged, state.commit_index, runs.term_of, runs.first_of, runs.end_of
+            )
+
+        def term_of(index: int) -> int | None:
+            return None if any(row[0] <= index <= row[1] for row in holes) else runs.term_of(index)
+
+        def end_of(index: int) -> int | None:
+            ends = [runs.end_of(index), *(row[0] for row in holes if row[0] > index)]
+            return min((end for end in ends if end is not None), default=None)
+
+        return Standing(self._last, journal.purged, state.commit_index, term_of, runs.first_of, end_of)
 
     def _parse(self, fields: Fields, body: Any, term: int) -> list[Batch] | int:
         """The batches in a verified copy, or the status to answer; ``term`` is that of prev."""
@@ -157,7 +174,7 @@ class Orders:
             journal.replace_from(index, [], producer, sequence)
         return self.done(sequence)
 
-    def _purge(self, fields: Fields, _: Any, __: int) -> Completion:
+    def _purge(self, fields: Fields, _: Any, producer: int) -> Completion:
         sequence, index, term, journal = fields[6], fields[7], fields[8], self.journal
         purged, last = journal.purged, self._last
         if index > last.index:
@@ -167,8 +184,20 @@ class Orders:
             if found != term:
                 return sequence, layout.OTHER_ENTRY, last.index, 0, found, 0
         if index > purged.index:
-            journal.purge_to(index)
+            self._purge_once(index, producer, sequence)
         return self.done(sequence)
+
+    def _purge_once(self, index: int, producer: int, sequence: int) -> None:
+        """A purge leaves no record that names its submission, so the manifest does: after a reset the same index is
+        another entry, and a purge that is sent again must not take that."""
+        state = self.journal.manifest
+        before, state.purges = state.purges, [*state.purges[1 - PURGES_KEPT :], [producer, sequence]]
+        try:
+            self.journal.purge_to(index)
+        except RaftLogError:
+            state.purges = before
+            raise
+        self.journal.producers.record(producer, sequence, (index + 1, 0, 0))
 
     def _reset(self, fields: Fields, _: Any, producer: int) -> Completion:
         sequence, boundary, journal = fields[6], LogId(fields[8], fields[7]), self.journal

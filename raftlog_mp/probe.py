@@ -32,3 +32,22 @@ def process_rss_bytes(pid: int | None = None) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def mapped_bytes(pid: int) -> dict[str, tuple[int, int]]:
+    """What a process of this library maps: kind of file -> (bytes, resident bytes).  Empty if it may not be looked at.
+
+    Kinds are ring, index, terms, control (files of the log's shared memory) and lanes (of its clients).
+    """
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        rows = psutil.Process(pid).memory_maps(grouped=True)
+    except (psutil.Error, OSError):
+        return found
+    for row in rows:
+        name = os.path.basename(row.path)
+        kind = "lanes" if "memfd:raftlog-lane" in row.path else name.partition("-")[0]
+        if kind in ("ring", "index", "terms", "control", "lanes"):
+            size, resident = found.get(kind, (0, 0))
+            found[kind] = size + int(row.size), resident + int(row.rss)
+    return found

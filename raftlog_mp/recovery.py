@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from .backup import Backup, backup
 from .check import Report, check_log
+from .diagnoses import Diagnosis
 from .findings import Finding
 from .records import FoundRecord, SegmentScan, Verdict, iter_records, scan_segment
 from .repair import RepairPlan, apply, plan
@@ -41,7 +42,7 @@ __all__ = [
     # one segment
     "iter_records", "scan_segment", "FoundRecord", "SegmentScan", "Verdict",
     # a log
-    "check_log", "Report", "Finding", "backup", "Backup",
+    "check_log", "Report", "Diagnosis", "Finding", "backup", "Backup",
     # mending
     "plan", "apply", "RepairPlan", "Step", "Blocked",
 ]  # fmt: skip

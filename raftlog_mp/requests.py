@@ -10,7 +10,8 @@ from crc32c import crc32c
 from . import errors, layout
 from . import format as fmt
 from .answers import Answer
-from .arguments import check_entries, check_hard_state, check_index, check_log_id, check_term, too_large
+from .arguments import check_batches, check_entries, check_hard_state, check_index, check_log_id, check_term, too_large
+from .batches import EntryBatch, runs_of
 from .client import Client
 from .layout import ENTRY_RUN, FLAG_TERM_GIVEN
 from .protocol import BOUNDARY_INDEX_MAX, HARD_STATE_BYTES_MAX, pack_hard_state
@@ -26,30 +27,39 @@ class Requests:
         self._client = client
 
     def append_entries(
-        self, prev: LogId, entries: Iterable[Entry], leader_term: int | None, timeout: Timeout
+        self, prev: LogId, entries: Iterable[Entry | EntryBatch], leader_term: int | None, timeout: Timeout
     ) -> AppendResult:
         """The follower's AppendEntries; see :meth:`Log.append_entries`."""
-        prev, entries = check_log_id("prev", prev), list(entries)
+        prev, given = check_log_id("prev", prev), list(entries)
         check_term(leader_term)
-        runs = check_entries(prev, entries, leader_term)
+        if given and isinstance(given[0], EntryBatch):
+            runs = runs_of(check_batches(prev, given, leader_term))
+        else:
+            runs = self._encoded(check_entries(prev, given, leader_term), timeout)
         table, bodies = self._pack(runs, timeout)
         head = (*_flagged(leader_term, len(runs)), crc32c(table), leader_term or 0)
-        matched = LogId(runs[-1][0], prev.index + len(entries)) if runs else prev
+        matched = LogId(runs[-1][0], prev.index + sum(run[1] for run in runs)) if runs else prev
         return self._client.ask(
             layout.SUBMIT_ENTRIES, head, b"".join((table, *bodies)), prev.index, prev.term, timeout,
             partial(_result, matched),
         )  # fmt: skip
 
-    def _pack(self, runs: list[tuple[int, list[bytes]]], timeout: Timeout) -> tuple[bytes, list[bytes]]:
-        """Run headers and bodies, within the limits of the writer."""
-        entry_limit, batch_limit = self._client.limits(timeout)
-        heads, bodies = [], []
+    def _encoded(self, runs: list[tuple[int, list[bytes]]], timeout: Timeout) -> list[tuple[int, int, bytes]]:
+        entry_limit, _ = self._client.limits(timeout)
+        found = []
         for term, payloads in runs:
             longest = max(map(len, payloads))
             if longest > entry_limit:
                 raise too_large("entry", longest, entry_limit)
-            body = payloads[0] if len(payloads) == 1 else fmt.pack_body(payloads)
-            heads.append(ENTRY_RUN.pack(term, len(payloads), len(body), crc32c(body), 0))
+            found.append((term, len(payloads), fmt.pack_body(payloads)))
+        return found
+
+    def _pack(self, runs: list[tuple[int, int, bytes]], timeout: Timeout) -> tuple[bytes, list[bytes]]:
+        """Run headers and bodies, within the limits of the writer."""
+        _, batch_limit = self._client.limits(timeout)
+        heads, bodies = [], []
+        for term, count, body in runs:
+            heads.append(ENTRY_RUN.pack(term, count, len(body), crc32c(body), 0))
             bodies.append(body)
         size = sum(map(len, bodies)) + max(0, len(bodies) - 1) * fmt.RECORD_BYTES
         if size > batch_limit:

@@ -178,6 +178,7 @@ class Source:
 
     def _read_files(self) -> FileView:
         for _ in range(10):  # a writer may start, roll and stop while we look: then what we saw does not fit together
+            self._manifest_state = self._files.signature(manifest.manifest_path(self._directory))
             found = manifest.load(self._files, self._directory)
             view = FileView(self._files, self._directory, found)
             if manifest.load(self._files, self._directory).as_dict() == found.as_dict():

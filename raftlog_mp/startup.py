@@ -99,10 +99,12 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     dropped = [info for info in found.segments if (info.last_index or 0) < max(info.base_index, found.purged_index + 1)]
     # The newest segment stays listed until the roll below has put the exactly-once table into a newer one.
     found.segments = [info for info in found.segments if info not in dropped or info is found.segments[-1]]
-    if plan.loss_possible:
+    if plan.loss_possible or found.copied:
         # What is appended without a term gets a new one, so that no entry ever has the id of one that was lost: a
         # consumer whose checkpoint is among the lost is told, instead of skipping what took its place.
         found.term_floor = max(found.term_floor, plan.last_term, 1) + 1
+    if found.copied:
+        found.uuid, found.copied = str(uuid.uuid4()), False
     found.generation += 1  # durable before any record, control block or lane carries it
     found.clean, found.settled, found.producers = False, True, b""
     found.config, found.strategy, found.shm_dir = config.as_dict(), config.strategy.value, config.shm_dir

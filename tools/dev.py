@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The project's jobs, with all their set-up: ``python3 tools/dev.py demo|test|bench|lint|clean [arguments]``.
+"""The project's jobs, with all their set-up: ``python3 tools/dev.py JOB [arguments]``.
+
+Jobs: demo, test, bench, crash, storm, soak, lint, clean.
 
 Needs Python >= 3.11 and nothing else: it makes ``.venv``, installs the project with what the job needs, and
 runs the job in there.  Arguments after the job go to the job (``-- -k name`` and ``-k name`` alike).  Exit
@@ -26,6 +28,9 @@ JOBS = {
     "demo": ("server", ["tools/demo.py"], None),
     "test": ("all", ["-m", "pytest", "-n", str(TEST_WORKERS)], TEST_SECONDS_MAX),
     "bench": ("all", ["-m", "raftlog_mp", "bench"], None),
+    "crash": ("all", ["tools/crash.py", "--states", "100000"], None),
+    "storm": ("all", ["tools/storm.py", "--kills", "2000"], None),
+    "soak": ("all", ["tools/memory_soak.py", "--seconds", "600"], None),
     "lint": ("all", ["-m", "ruff", "check", "."], None),
 }
 LEFTOVERS = [".venv", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache", "build", "dist"]

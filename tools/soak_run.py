@@ -66,7 +66,7 @@ class Soak:
         self.by_number: dict[int, list[Record]] = {}
         self._files: dict[Path, tuple[str, int, int]] = {}  # a producer's records: slot, number, bytes that were read
         self._pending = list(plan.actions)
-        self._level, self._phase = "none", ""
+        self._level, self._phase, self._sampled_pid = "none", "", 0
         self._end = Payloads(seed).make(OWN_NUMBER, 1, 64)
 
     # ------------------------------------------------------------ the whole
@@ -114,8 +114,9 @@ class Soak:
                 self._act(t)
                 self._check_children()
                 if now >= sample_at:
-                    sample_at += SAMPLE_SECONDS
-                    self._sample(reader, t)
+                    sample_at = max(sample_at + SAMPLE_SECONDS, now)
+                    if self._can_sample():
+                        self._sample(reader, t)
                 time.sleep(TICK_SECONDS)
             self._continue_all()
             self._wait_for("the producers' last answers", lambda: self._ended("producer"))
@@ -277,6 +278,12 @@ class Soak:
         self.screen.event(event)
 
     # ------------------------------------------------------------ looking
+    def _can_sample(self) -> bool:
+        """A stopped writer can be sampled, but nobody can connect to it: the wait for it would keep it stopped."""
+        slot = self.slots["writer"]
+        assert slot.process is not None
+        return slot.stopped_until is None or self._sampled_pid == slot.process.pid
+
     def _sample(self, reader: rl.LogReader, t: float) -> None:
         fresh = self._read_records()
         phase = self.plan.phase_at(t)
@@ -285,6 +292,7 @@ class Soak:
             self._event("phase", phase, "")
         with contextlib.suppress(rl.RaftLogError):  # between two writers there is nothing to sample
             stats = reader.stats()
+            self._sampled_pid = stats.writer_pid
             limit = stats.memory_limit_bytes
             sample = Sample(
                 t=round(t, 3), phase=phase, state=stats.state, level=stats.pressure_level,

@@ -47,5 +47,7 @@ def backup(directory: str, target: str, as_json: bool) -> int:
     if made.last_index < made.first_index:
         what = f"no entries, the last index is {made.last_index}"
     size = screen.size(made.data_bytes)
-    click.echo(f"{made.target}: {what}; {made.segments} segments, {size}, every record proved")
+    proved = f"every record proved but {made.lost_entries} that repair had given up"
+    proved = proved if made.lost_entries else "every record proved"
+    click.echo(f"{made.target}: {what}; {made.segments} segments, {size}, {proved}")
     return outcome.FINE

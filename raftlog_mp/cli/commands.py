@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Any
 
 import click
 
 from .. import __version__, errors
-from . import append, bench, outcome, read, serve, stat
+from . import append, backup, bench, check, dump, outcome, read, repair, serve, stat
 
 
 class Commands(click.Group):
@@ -48,14 +47,11 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(outcome.USAGE)
 
 
-for command in (serve.serve, serve.stop, append.append, read.cat, read.tail, stat.stat, bench.bench):
+for command in (
+    serve.serve, serve.stop, append.append, read.cat, read.tail, stat.stat,
+    check.check, dump.dump, repair.repair, backup.backup, bench.bench,
+):  # fmt: skip
     cli.add_command(command)
-for _name in ("check", "dump", "repair", "backup"):  # being written
-    try:
-        _module = importlib.import_module(f"..cli.{_name}", __package__)
-        cli.add_command(getattr(_module, _name))
-    except (ModuleNotFoundError, AttributeError):
-        pass
 
 
 def run(argv: list[str] | None) -> int:

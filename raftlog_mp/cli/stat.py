@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import log_reader, wakeup
+from .. import log_reader, probe, wakeup
 from ..metrics import LogStats
 from . import options, outcome, screen
 
@@ -55,9 +55,19 @@ GROUPS: dict[str, list[Row]] = {
         ("clients", lambda s: screen.count(s.clients), "connected handles that append"),
         ("readers", lambda s: screen.count(s.readers), "connected handles that only read"),
         ("pressure_level", lambda s: s.pressure_level, "memory pressure: none, soft, hard"),
+        ("pressure_changes", lambda s: screen.count(s.pressure_changes), "changes of that level"),
+        ("memory_used_bytes", lambda s: screen.size(s.memory_used_bytes), "of the limit that applies, as last seen"),
+        ("memory_limit_bytes", lambda s: screen.size(s.memory_limit_bytes), "the smallest limit that applies"),
+        ("memory_stalled", lambda s: stalled(s.memory_stalled), "time some task waited for memory, of the last 10 s"),
+        ("writer_rss_bytes", lambda s: screen.size(s.writer_rss_bytes), "resident memory of the writer"),
         ("loss_possible", lambda s: "yes" if s.loss_possible else "no", "a power cut may have taken a suffix"),
     ],
 }  # fmt: skip
+
+
+def stalled(share: float | None) -> str:
+    """A share of time; the kernel may not tell."""
+    return "not told" if share is None else f"{100 * share:.1f} %"
 
 
 @click.command()
@@ -120,6 +130,12 @@ def print_json(reader: log_reader.LogReader, interval: float | None) -> None:
             "uuid": reader.uuid,
             "config": reader.config.as_dict(),
             "notices": notices(stats),
+            "mapped": {
+                kind: {"bytes": size, "resident_bytes": resident}
+                for kind, (size, resident) in probe.mapped_bytes(stats.writer_pid).items()
+            }
+            if stats.writer_pid
+            else {},
         }
         click.echo(json.dumps(found))
         if interval is None:
@@ -161,6 +177,12 @@ def table(reader: log_reader.LogReader) -> Table:
     names = [name for name in GROUPS if stats.writer_pid or name != "since the writer started"]
     drawn = grid(stats, names, meanings=True)
     drawn.title, drawn.title_justify, drawn.title_style = stats.path, "left", "bold"
+    mapped = probe.mapped_bytes(stats.writer_pid) if stats.writer_pid else {}
+    if mapped:
+        drawn.add_row("")
+        drawn.add_row("[bold]mapped by the writer[/]")
+        for kind, (size, resident) in sorted(mapped.items()):
+            drawn.add_row(f"  {kind}", screen.size(size), f"of which {screen.size(resident)} are resident")
     drawn.add_row("")
     drawn.add_row("[bold]settings[/]")
     drawn.add_row("  segment_bytes", screen.size(config.segment_bytes), "size of a segment file")

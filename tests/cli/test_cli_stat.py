@@ -17,7 +17,8 @@ def test_json_has_every_number_and_the_settings(command, log_dir):
         log.append(b"d")
         done = command("stat", log_dir, "--json")
         found = json.loads(done.stdout)
-        assert set(found) == set(log.stats().as_dict()) | {"uuid", "config", "notices"} and found["notices"] == []
+        assert set(found) == set(log.stats().as_dict()) | {"uuid", "config", "notices", "mapped"}
+        assert found["notices"] == [] and found["mapped"]["ring"]["bytes"] == 2 << 20
         assert found["uuid"] == log.uuid and rl.LogConfig.from_dict(found["config"]) == log.config
     assert (found["state"], found["writer_pid"]) == ("running", writer.pid)
     assert (found["first_index"], found["last_index"], found["durable_index"]) == (1, 6, 6)

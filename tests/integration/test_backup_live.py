@@ -168,7 +168,7 @@ def test_after_the_writer_was_killed(log_dir: str, tmp_path: Path, strategy: str
 
 
 def test_a_consumer_resumes_in_a_restored_log(log_dir: str) -> None:
-    """Same uuid: behind its checkpoint if the copy holds that, and else it is told."""
+    """Another history, so another uuid: behind its checkpoint if the copy holds that, and else it is told, for ever."""
     with rl.start_writer(log_dir, settings("disk_first")), rl.open_log(log_dir) as log:
         log.append_many([b"1", b"2", b"3"], term=1)
         backup(log_dir, log_dir + ".copy")
@@ -176,10 +176,16 @@ def test_a_consumer_resumes_in_a_restored_log(log_dir: str) -> None:
     os.rename(log_dir, log_dir + ".away")
     os.rename(log_dir + ".copy", log_dir)
     with rl.start_writer(log_dir), rl.open_log(log_dir) as log:
-        assert log.uuid == uuid
+        assert log.uuid != uuid
         assert [entry.payload for entry in log.follow(after=kept, timeout=0)] == [b"3"]
         with pytest.raises(rl.Truncated):
             next(log.follow(after=lost, timeout=0))
+        log.append_many([b"other"] * 5)
+        with pytest.raises(rl.Truncated):
+            next(log.follow(after=lost, timeout=0))
+        restored = log.uuid
+    with rl.start_writer(log_dir), rl.open_log(log_dir) as log:
+        assert log.uuid == restored, "once"
 
 
 def test_restored_in_place_beside_the_memory_of_the_old_log(log_dir: str) -> None:

@@ -23,6 +23,7 @@ from support.processes import (
 )
 
 import raftlog_mp as rl
+from raftlog_mp import link
 
 SMALL = rl.LogConfig(segment_bytes=1 << 16, ring_bytes=1 << 20, linger_s=0.2)
 
@@ -221,6 +222,7 @@ def test_a_killed_starter_does_not_block_the_next(log_dir: str) -> None:
         child: Child = script("""
 import os, signal, sys
 import raftlog_mp as rl
+from raftlog_mp import link
 from raftlog_mp import processes
 processes.start_writer = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 rl.open_log(sys.argv[1])
@@ -230,3 +232,27 @@ rl.open_log(sys.argv[1])
         with rl.open_log(log_dir, SMALL, timeout=30.0) as log:
             assert log.append(b"x") == 1
         wait_until("the writer lingers out", lambda: not writer_pids(log_dir))
+
+
+def test_a_writer_that_stands_still_holds_up_a_look_once(log_dir: str) -> None:
+    """Its successor is stopped: stats() of a reader tells what it knows, and does not wait for it again and again."""
+    with no_writer_after(log_dir), contextlib.ExitStack() as stack:
+        one = rl.start_writer(log_dir)
+        reader = stack.enter_context(rl.open_reader(log_dir, timeout=0.2))
+        assert reader.stats().state == "running"
+        kill9(one.pid)
+        one._process.wait()
+        two = stack.enter_context(rl.start_writer(log_dir))
+        os.kill(two.pid, signal.SIGSTOP)
+        stack.callback(os.kill, two.pid, signal.SIGCONT)
+        looks: list[float] = []
+        original = link.Link._connect
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(link, "GREETING_SECONDS", 0.05)
+            patch.setattr(link, "MUTE_SECONDS", 60.0)
+            patch.setattr(link.Link, "_connect", lambda self, until: looks.append(until) or original(self, until))
+            for _ in range(20):
+                reader.stats()
+        assert 1 <= len(looks) <= 2
+        with pytest.raises(rl.WriterUnavailable, match="owns it but does not answer"):
+            rl.open_log(log_dir, timeout=0.2, autostart=False)

@@ -160,7 +160,7 @@ def test_a_real_interpreter_without_ensurepip_is_told_so(tmp_path: Path) -> None
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert dev.main([]) == 2 and dev.main(["dance"]) == 2
-    assert capsys.readouterr().err.startswith("usage: python3 tools/dev.py demo|test|bench|lint|clean")
+    assert capsys.readouterr().err.startswith("usage: python3 tools/dev.py")
     assert dev.main(["--help"]) == 0
 
 

@@ -89,7 +89,6 @@ def test_the_handles_attributes_exist() -> None:
 
 def test_what_is_said_to_be_missing_is_missing() -> None:
     """When one of these arrives, the README's list has to follow."""
-    assert not hasattr(rl.Log, "read_batches")
     assert "`Adaptive` behaves as `Immediate`" in README
 
 

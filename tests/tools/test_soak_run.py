@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import memory_soak
 import psutil
@@ -85,7 +86,7 @@ def make_soak(folder: Path) -> Soak:
 
 
 def test_a_process_that_is_left_is_found_and_ended(tmp_path: Path) -> None:
-    """Not a child of the soak, and in a session of its own, as a writer would be: its command line names the folder."""
+    """The soak did not start it, but its command line names the folder, as a writer's does."""
     left = subprocess.Popen([sys.executable, "-c", "input()", str(tmp_path / "log")], stdin=subprocess.PIPE)
     one = make_soak(tmp_path)
     assert [process.pid for process, _ in one._remaining()] == [left.pid]
@@ -102,6 +103,18 @@ def test_a_producer_that_dies_by_itself_fails_the_soak(tmp_path: Path, monkeypat
     run = one.execute()
     assert any("producer-1 ended with code 1" in line for line in run.failures)
     assert processes_of(tmp_path) == []
+
+
+def test_nobody_connects_to_a_stopped_writer(tmp_path: Path) -> None:
+    """The wait for it would keep the soak from letting it go on; one that is connected already can be sampled."""
+    one = make_soak(tmp_path)
+    slot = one.slots["writer"]
+    slot.process = SimpleNamespace(pid=7)
+    assert one._can_sample()
+    slot.stopped_until = 1.0
+    assert not one._can_sample()
+    one._sampled_pid = 7
+    assert one._can_sample()
 
 
 # ------------------------------------------------------------ pressure

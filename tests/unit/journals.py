@@ -256,7 +256,7 @@ def refused(directory: str, row: str, **where: object) -> CorruptLog:
     with pytest.raises(CorruptLog) as caught:
         open_log(directory)
     assert snapshot(directory) == before
-    assert f"row {row}" in str(caught.value) and "raftlog-mp cat" in str(caught.value)
+    assert f"row {row}" in str(caught.value) and "raftlog-mp check" in str(caught.value)
     for name, value in where.items():
         assert getattr(caught.value, name) == value
     return caught.value

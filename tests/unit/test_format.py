@@ -179,7 +179,7 @@ def test_file_names_sort_by_id() -> None:
 
 def test_corrupt_says_what_to_do_next() -> None:
     error = fmt.corrupt("x is damaged", segment="x", offset=3)
-    assert isinstance(error, CorruptLog) and error.offset == 3 and "raftlog-mp cat" in str(error)
+    assert isinstance(error, CorruptLog) and error.offset == 3 and "raftlog-mp check" in str(error)
 
 
 # ---------------------------------------------------------------- docs/format.md

@@ -14,7 +14,8 @@ from raftlog_mp import format as fmt
 from raftlog_mp import layout
 from raftlog_mp.config import KIB
 from raftlog_mp.layout import ENTRY_RUN, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
-from raftlog_mp.orders import Orders
+from raftlog_mp.orders import PURGES_KEPT, Orders
+from raftlog_mp.producers import APPENDED
 from raftlog_mp.protocol import BOUNDARY_INDEX_MAX, pack_hard_state
 from raftlog_mp.types import HardState, LogId
 
@@ -351,3 +352,24 @@ def test_all_runs_of_a_request_enter_one_segment(desk: Desk) -> None:
     assert all(info.last_term % 2 or info.last_term < 10 for info in segments), "each ends with a whole request"
     assert all(info.size_due() <= info.file_bytes for info in segments), "and not beyond the space reserved"
     assert len(desk.saw()) == 3 + 36
+
+
+def test_a_purge_is_named_in_the_manifest_so_that_it_is_executed_once(desk: Desk, log_dir: str) -> None:
+    """It leaves no record that could tell.  After a reset the same index is another entry."""
+    desk.journal.manifest.purges = [[1000 + n, 1] for n in range(PURGES_KEPT)]
+    assert desk.give(layout.SUBMIT_PURGE, 2)[0] == layout.OK
+    assert desk.journal.producers.look_up(ME, desk.sequence)[0] == APPENDED
+    desk.open = False
+    kill(desk.journal)
+    journal, plan = open_log(log_dir)
+    assert plan.producers.look_up(ME, desk.sequence)[0] == APPENDED, "asked again, it is answered, not executed"
+    assert len(journal.manifest.purges) == PURGES_KEPT and journal.manifest.purges[-1] == [ME, desk.sequence]
+    stop(journal)
+
+
+def test_a_purge_that_finds_no_space_is_not_remembered(desk: Desk) -> None:
+    for _ in range(2):  # it tries again when it has made room
+        desk.files.fail("create", errno.ENOSPC, path="manifest.tmp")
+    assert desk.give(layout.SUBMIT_PURGE, 2)[0] == layout.DISK_FULL
+    desk.files.heal()
+    assert desk.journal.manifest.purges == [] and desk.journal.producers.look_up(ME, desk.sequence)[0] != APPENDED

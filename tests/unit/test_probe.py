@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+import raftlog_mp as rl
 from raftlog_mp import probe
 
 
@@ -95,3 +96,15 @@ def test_memory_that_may_not_be_looked_at_is_no_error(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(psutil.Process, "memory_info", denied)
     assert probe.process_rss_bytes() == 0
+
+
+def test_what_a_writer_maps(log_dir: str) -> None:
+    """Ring and index by their size, lanes of its clients, and how much of it is resident."""
+    config = rl.LogConfig(ring_bytes=1 << 20, lane_bytes=1 << 16)
+    with rl.start_writer(log_dir, config) as writer, rl.open_log(log_dir) as log:
+        log.append(bytes(30_000))
+        found = probe.mapped_bytes(writer.pid)
+        assert set(found) == {"ring", "index", "terms", "control", "lanes"}
+        assert found["ring"][0] == 1 << 20 and found["lanes"][0] >= 1 << 16 and found["control"][0] == 8192
+        assert all(0 <= resident <= size for size, resident in found.values()) and found["ring"][1] >= 30_000
+    assert probe.mapped_bytes(writer.pid) == {}, "gone: no error"

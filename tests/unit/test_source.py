@@ -20,15 +20,9 @@ from raftlog_mp.source import FileView, Source
 from raftlog_mp.view import View
 
 from .journals import append, flip, kill, open_log, overwrite, put, snapshot, stop, tail_path
+from .readers import view_of
 
 FILES = Files()
-
-
-def view_of(journal: Journal) -> View:
-    return View({
-        "folder": journal.folder, "generation": journal.generation, "log_id": journal.log_id,
-        "uuid": journal.manifest.uuid, "config": journal.config.as_dict(),
-    })  # fmt: skip
 
 
 class StubLink:
@@ -165,14 +159,28 @@ def test_without_a_writer_the_files_are_read_once(log_dir: str) -> None:
 def test_a_reader_of_files_goes_live_as_soon_as_a_writer_answers(
     log_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop(open_log(log_dir)[0])
-    source_, link = source_of(log_dir)
-    on_files = source_.view()
     journal, _ = open_log(log_dir)
+    source_, link = source_of(log_dir)  # its writer does not answer yet
+    on_files = source_.view()
     link.next_view = view_of(journal)
     monkeypatch.setattr(source, "LOOK_SECONDS", float("inf"))
     assert source_.view() is on_files, "it does not look at every read"
     monkeypatch.setattr(source, "LOOK_SECONDS", -1.0)
+    assert source_.view() is link.next_view
+    stop(journal)
+
+
+def test_a_reader_of_files_looks_at_once_when_the_manifest_was_replaced(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every change that takes entries away replaces it: none of them is served after that was answered."""
+    stop(open_log(log_dir)[0])
+    source_, link = source_of(log_dir)
+    on_files = source_.view()
+    monkeypatch.setattr(source, "LOOK_SECONDS", float("inf"))
+    assert source_.view() is on_files
+    journal, _ = open_log(log_dir)
+    link.next_view = view_of(journal)
     assert source_.view() is link.next_view
     stop(journal)
 
