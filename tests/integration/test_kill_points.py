@@ -42,7 +42,7 @@ SERVING = [
 
 # While starting after a crash: the next writer dies, too.
 STARTING = [
-    ("recovery.make_plan", "after", 1), ("segment.seal_segment", "before", 1), ("segment.seal_segment", "after", 1),
+    ("findings.make_plan", "after", 1), ("segment.seal_segment", "before", 1), ("segment.seal_segment", "after", 1),
     ("files.Files.rename", "before", 1), ("files.Files.rename", "after", 1), ("files.Files.rename", "after", 2),
     ("files.Files.truncate", "before", 1), ("segment.SegmentWriter.sync", "after", 1),
     ("control.create_control", "before", 1), ("control.create_control", "after", 1),
@@ -118,7 +118,7 @@ def test_writer_dies_while_starting_after_a_crash(log_dir: str, strategy: str, p
 
 
 @pytest.mark.parametrize("point", [
-    ("recovery.make_plan", "after", 1), ("journal.Journal.roll", "after", 1), ("startup.supersede", "before", 1),
+    ("findings.make_plan", "after", 1), ("journal.Journal.roll", "after", 1), ("startup.supersede", "before", 1),
     ("startup.supersede", "after", 1),
 ], ids=name_of)  # fmt: skip
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -19,7 +19,10 @@ from support.processes import PATIENCE_S, Child, script, wait_until
 import raftlog_mp as rl
 from raftlog_mp import protocol, sessions, wakeup
 
-SMALL = rl.LogConfig(segment_bytes=1 << 16, ring_bytes=1 << 20, lane_bytes=1 << 16)
+SMALL = rl.LogConfig(  # nothing that takes a descriptor now and then
+    segment_bytes=1 << 16, ring_bytes=1 << 20, lane_bytes=1 << 16, scrub_bytes_per_s=0,
+    pressure=rl.PressureConfig(sample_ms=60_000),
+)
 HELLO = protocol.pack_message(op="hello", version=protocol.PROTOCOL_VERSION, role="reader")
 ROOM = 8  # peers
 LIMIT = sessions.OWN_DESCRIPTORS + ROOM * sessions.PEER_DESCRIPTORS

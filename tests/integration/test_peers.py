@@ -63,7 +63,7 @@ def test_the_lane_of_a_dead_client_is_freed_at_once(log_dir: str, tmp_path: Path
                 assert log.stats().clients == 2
                 kill9(client.pid)
             wait_until("its lane is freed", lambda: log.stats().clients == 1)
-        assert len(os.listdir(descriptors)) == before
+        assert len(os.listdir(descriptors)) <= before  # its start may still have been under way
         log.append(b"and the writer goes on")
 
 

@@ -97,7 +97,7 @@ def test_a_new_writer_takes_what_only_the_ring_holds(log_dir: str, folder: Path,
 
 
 @pytest.mark.parametrize("point", [
-    ("recovery.make_plan", "after", 1), ("segment.seal_segment", "after", 1), ("files.Files.rename", "before", 1),
+    ("findings.make_plan", "after", 1), ("segment.seal_segment", "after", 1), ("files.Files.rename", "before", 1),
     ("files.Files.rename", "after", 2), ("control.create_control", "before", 1),
     ("control.create_control", "after", 1), ("journal.Journal.roll", "before", 1),
     ("journal.Journal.roll", "after", 1), ("startup.supersede", "before", 1), ("startup.supersede", "after", 1),
