@@ -115,7 +115,7 @@ def _newest_generation(files: Files, directory: str, known: dict[int, SegmentSca
             try:
                 control = open_control(join(folder, name))
             except VersionMismatch:
-                found = max(found, int(number, 16))  # of another release: the name says as much
+                found = max(found, int(number, 16))  # of another release: who looks for its ring will say so
                 continue
             except (OSError, ValueError):
                 continue

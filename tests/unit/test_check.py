@@ -221,7 +221,7 @@ def test_damaged_segment_header(log: str) -> None:
 
 def test_gap_between_segments(log: str) -> None:
     edit(log, lambda state: state.segments.pop(1))
-    found = expect(log, DAMAGE, "continues position", letter="C", file=name_of(log, 1))
+    found = expect(log, DAMAGE, "begins at entry 195, but", letter="C", file=name_of(log, 1))
     assert found.first_index == 195
 
 
