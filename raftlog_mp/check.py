@@ -205,7 +205,10 @@ class _Examination:
         if self._refused_version and not any(one.newer for one in report.segments):
             name = self._refused_version.partition(" ")[0]
             sentence = "a damaged version number looks like a newer release's: a writer refuses to start"
-            self._say(DAMAGE, name, sentence, diagnoses.REPAIR, offset=0)
+            next_step = diagnoses.REPAIR
+            if name == fmt.control_name(found.generation):
+                sentence, next_step = self._refused_version + ": a writer refuses to start", diagnoses.OTHER_RELEASE
+            self._say(DAMAGE, name, sentence, next_step, offset=0)
         if plan is not None:
             report.findings += diagnoses.of_plan(plan, found, report.segments, report.findings)
         report.findings += diagnoses.of_losses(found)
@@ -225,7 +228,7 @@ class _Examination:
         """What the running writer says is durable: stream position and index."""
         try:
             control = open_control(join(shm_folder(self.path, found), fmt.control_name(found.generation)))
-        except (OSError, ValueError):
+        except (OSError, ValueError, VersionMismatch):
             return 0, 0  # it is starting or stopping; what seems wrong is looked at again
         words = control.snapshot()
         control.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import layout, shm
+from .errors import VersionMismatch
 from .layout import HISTORY_OFFSET, HISTORY_SLOTS, NOTHING_REMOVED
 
 
@@ -79,8 +80,19 @@ def create_control(path: str, words: dict[str, int]) -> Control:
 
 
 def open_control(path: str, *, writable: bool = False) -> Control:
-    """Map an existing control block.  ``ValueError`` if it is incomplete or of another layout."""
+    """Map an existing control block.
+
+    Raises ``ValueError`` if it is incomplete, :class:`VersionMismatch` if it has the layout of another release.
+    """
     mapping = shm.open_file(path, writable=writable)
+    magic = mapping.cell(0).load(shm.ACQUIRE) if mapping.length >= 8 else 0
+    if magic >> 32 == layout.CONTROL_MAGIC >> 32 and magic != layout.CONTROL_MAGIC:
+        mapping.close()
+        raise VersionMismatch(
+            f"{path} has layout version {magic & 0xFFFFFFFF:#x}; this raftlog_mp reads "
+            f"{layout.CONTROL_MAGIC & 0xFFFFFFFF:#x}. A writer of another release left it, and its memory may hold "
+            "entries that the files lack: start that release once and stop it in order; nothing was changed."
+        )
     if mapping.length != layout.CONTROL_BYTES:
         mapping.close()
         raise ValueError(f"{path} has {mapping.length} bytes; a control block has {layout.CONTROL_BYTES}")
@@ -88,5 +100,5 @@ def open_control(path: str, *, writable: bool = False) -> Control:
     # ACQUIRE pairs with the RELEASE of the magic in create_control: the identity words are complete.
     if control.magic.load(shm.ACQUIRE) != layout.CONTROL_MAGIC:
         control.close()
-        raise ValueError(f"{path} is incomplete or of another layout version")
+        raise ValueError(f"{path} is incomplete")
     return control

@@ -20,6 +20,7 @@ from .segment_check import ABSENT, WRONG, Inspected
 INFO, WARNING, DAMAGE = "info", "warning", "damage"
 
 REPAIR = "keep a copy of the directory, then `raftlog-mp repair DIR` shows what can be saved and changes nothing yet"
+OTHER_RELEASE = "start the release that left this memory behind once, and stop it in order"
 START = "a start of a writer puts it in order; nothing else is needed"
 UPGRADE = "open the log with the release that wrote it, or a newer one; nothing was changed"
 DISK = "copy the directory to another disk while it can be read, then `raftlog-mp repair` on the copy"

@@ -12,7 +12,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .errors import NotALog
 
@@ -167,22 +167,35 @@ class Files:
 
         ``ready()`` is called when everything but the rename is done.
         """
-        temporary = path + ".tmp"
-        self.unlink(temporary)
-        fd = self.open(temporary, write=True, create=True, exclusive=True)
-        try:
-            self.pwrite(fd, data, 0)
-            self.sync_all(fd)
-        finally:
-            self.close(fd)
-        if ready is not None:
-            ready()
-        self.rename(temporary, path)
+        self._replace(path, data, ready, sync=True)
         try:
             self.sync_dir(os.path.dirname(path))
         except OSError as error:
             # Which of the two a crash would leave, nobody can tell: whatever the reason, this is no "nothing changed".
             raise OSError(errno.EIO, f"replaced, but not known to be durable: {error.strerror}", path) from error
+
+    def write_cache(self, path: str, data: bytes) -> None:
+        """Put ``data`` at ``path`` atomically, but not durably: for what a checksum proves and can be made again."""
+        self._replace(path, data, None, sync=False)
+
+    def _replace(self, path: str, data: bytes, ready: Callable[[], None] | None, *, sync: bool) -> None:
+        temporary = path + ".tmp"
+        self.unlink(temporary)
+        try:
+            fd = self.open(temporary, write=True, create=True, exclusive=True)
+            try:
+                self.pwrite(fd, data, 0)
+                if sync:
+                    self.sync_all(fd)
+            finally:
+                self.close(fd)
+            if ready is not None:
+                ready()
+            self.rename(temporary, path)
+        except OSError:
+            with suppress(OSError):  # half a file would keep the space that is missing
+                self.unlink(temporary)
+            raise
 
     # ------------------------------------------------------------ locks
     def lock(self, fd: int) -> bool:

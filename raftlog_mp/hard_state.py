@@ -46,13 +46,18 @@ def heal(files: Files, directory: str) -> tuple[HardState, int]:
     """Make both slots the same again, after a crash in the middle of a save, or rot in one.  Durable on return."""
     state, version = load_version(files, directory)
     raw, slot = files.read_file(hard_state_path(directory)), _pack(state, version)
-    if raw != slot + slot:
-        # The good slot is not touched: at every moment one slot holds the newest state.
-        bad = 0 if raw[: len(slot)] != slot else 1
+    size, document = len(slot), slot.rstrip(b"\0")
+    found = [raw[:size], raw[size : 2 * size]]
+    bad = [number for number in (0, 1) if found[number] != slot]
+    if bad:
+        # A good slot is not touched, and one that lacks only padding comes last: at every moment one slot holds the
+        # newest state.
+        bad.sort(key=lambda number: found[number].startswith(document))
         with files.opened(hard_state_path(directory), write=True) as fd:
             files.sync(fd)  # it may have been written and not synced before its writer was killed
-            files.pwrite(fd, slot, bad * fmt.HARD_STATE_SLOT_BYTES)
-            files.sync(fd)
+            for number in bad:
+                files.pwrite(fd, slot, number * size)
+                files.sync(fd)
     return state, version
 
 

@@ -98,14 +98,7 @@ def open_sealed(
 def write_sealed(files: Files, path: str, log_id: int, segment_id: int, base_index: int, slots: bytes) -> None:
     """Put a sealed index beside its segment.  Not synced: if a crash tears it, its CRC says so and it is rebuilt."""
     header = fmt.IndexHeader(log_id, segment_id, base_index, len(slots) // fmt.SLOT_BYTES, crc32c(slots))
-    temporary = path + fmt.TEMPORARY_SUFFIX
-    files.unlink(temporary)
-    fd = files.open(temporary, write=True, create=True, exclusive=True)
-    try:
-        files.pwrite(fd, fmt.pack_index(header, slots), 0)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
+    files.write_cache(path, fmt.pack_index(header, slots))
 
 
 def from_slots(base_index: int, slots: bytes) -> IndexReader:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import format as fmt
 from .catalog import SegmentInfo
-from .errors import AccessDenied, CorruptLog, NotALog
+from .errors import AccessDenied, CorruptLog, NotALog, VersionMismatch
 from .files import Files, join
 
 # Added after version 1 was fixed: left out while they say nothing, so that old bytes stay what they were.
@@ -111,10 +111,20 @@ def load(files: Files, directory: str) -> Manifest:
     try:
         document = fmt.read_document(fmt.MANIFEST_MAGIC, raw, path)
         if document is not None:
+            _refuse_unknown(document, path)
             return Manifest.from_dict(document)
     except (TypeError, ValueError, KeyError):
         pass
     raise fmt.corrupt(f"{path} is damaged: its checksum or structure is wrong", segment=fmt.MANIFEST_NAME, offset=0)
+
+
+def _refuse_unknown(document: dict[str, Any], path: str) -> None:
+    unknown = sorted(set(map(str, document)) - {one.name for one in fields(Manifest)})
+    if unknown:
+        raise VersionMismatch(
+            f"{path} states {', '.join(unknown)}, which this raftlog_mp does not know: another release wrote it. "
+            "Upgrade raftlog_mp to open this log; nothing was changed."
+        )
 
 
 def missing(files: Files, directory: str) -> NotALog | CorruptLog:

@@ -32,10 +32,7 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan, *, 
             set_aside(files, directory, finding.file, 0, aside)
             files.unlink(join(directory, finding.file))
     for info in plan.reseal:
-        with files.opened(join(directory, fmt.segment_name(info.segment_id)), write=True) as fd:
-            seal_segment(
-                files, fd, expected_header(manifest, info), info.end or 0, info.last_index or 0, info.last_term or 0
-            )
+        _finish_sealed(files, directory, manifest, info, aside)
     segments = list(plan.segments)
     if plan.tail is not None:
         segments.append(_finish_tail(files, directory, manifest, plan, plan.tail, aside))
@@ -47,6 +44,17 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan, *, 
     if plan.evidence is not None:
         manifest.evidence = [*manifest.evidence[-63:], plan.evidence]
     files.sync_dir(directory)
+
+
+def _finish_sealed(files: Files, directory: str, manifest: Manifest, info: SegmentInfo, aside: str | None) -> None:
+    """Write header and seal of a segment again whose records prove up to the end that the manifest states."""
+    name, header = fmt.segment_name(info.segment_id), expected_header(manifest, info)
+    block = fmt.pack_segment_header(header)
+    with files.opened(join(directory, name), write=True) as fd:
+        if files.pread(fd, len(block), fmt.SEGMENT_HEADER_OFFSET) != block:
+            set_aside(files, directory, name, fmt.SEGMENT_HEADER_OFFSET, aside, length=len(block))
+            files.pwrite(fd, block, fmt.SEGMENT_HEADER_OFFSET)
+        seal_segment(files, fd, header, info.end or 0, info.last_index or 0, info.last_term or 0)
 
 
 def _finish_tail(
@@ -70,14 +78,16 @@ def _finish_tail(
     return tail.finished(end, last_index, last_term)
 
 
-def set_aside(files: Files, directory: str, name: str, offset: int, folder: str | None = None) -> None:
-    """Keep a copy of everything from ``offset`` on (trailing zeros left out) in ``folder``, by default ``quarantine/``.
+def set_aside(
+    files: Files, directory: str, name: str, offset: int, folder: str | None = None, *, length: int | None = None
+) -> None:
+    """Keep a copy of ``length`` bytes from ``offset`` on (None: all), trailing zeros left out, in ``folder``.
 
-    Durable on return.
+    That is ``quarantine/`` by default.  Durable on return.
     """
     folder = folder or join(directory, fmt.QUARANTINE_NAME)
     files.make_dir(folder)
     with files.opened(join(directory, name)) as fd:
-        data = files.pread(fd, files.size(fd), offset).rstrip(b"\0")
+        data = files.pread(fd, files.size(fd) if length is None else length, offset).rstrip(b"\0")
     if data:
         files.write_file(join(folder, f"{name}.{offset}.{crc32c(data):08x}"), data)

@@ -103,6 +103,8 @@ class Pipeline:
     def _open_gate(self) -> None:
         """Recompute up to where :meth:`admits` says yes; after every change of the durable frontier or segment."""
         self._open_end = min(self._limit, self.durable + self.config.buffered_bytes_limit)
+        if self.terms.short:
+            self._open_end = 0  # needs_roll() is to look for space first
         entries = self.config.max_buffered_entries
         self._open_index = self._index_limit
         if entries is not None:
@@ -119,7 +121,16 @@ class Pipeline:
         return limit is None or self.unflushed_entries + count <= max(limit, count)
 
     def needs_roll(self, body_bytes: int, count: int) -> bool:
-        """Whether the record needs a new segment."""
+        """Whether the record, or several, need a new segment.
+
+        Raises :class:`DiskFull`, with nothing changed, if there is no space to tell readers of another term.
+        """
+        if self.terms.short:
+            try:
+                self.terms.grow()
+            except OSError as error:
+                raise self._space_error(error, self.directory) from error
+            self._open_gate()
         return self.end + fmt.RECORD_BYTES + body_bytes > self._limit or self.next_index + count > self._index_limit
 
     def append(self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int) -> int:
@@ -151,6 +162,8 @@ class Pipeline:
             self.terms.add(first, term)
         except OSError as error:  # no memory for a longer table: readers could not be told the truth
             self.fail(error)
+        if self.terms.short:
+            self._open_gate()
 
     def _append_mark(self) -> None:
         self._parts.append(fmt.pack_record_header(

@@ -12,7 +12,7 @@ from . import format as fmt
 from .catalog import SegmentInfo, clipped
 from .config import LogConfig
 from .control import open_control
-from .errors import CorruptLog
+from .errors import CorruptLog, VersionMismatch
 from .files import Files, join
 from .manifest import Manifest
 from .records import SegmentScan, iter_records, scan_segment
@@ -114,6 +114,9 @@ def _newest_generation(files: Files, directory: str, known: dict[int, SegmentSca
         if stem == "control" and len(number) == 16:
             try:
                 control = open_control(join(folder, name))
+            except VersionMismatch:
+                found = max(found, int(number, 16))  # of another release: who looks for its ring will say so
+                continue
             except (OSError, ValueError):
                 continue
             words = control.snapshot()

@@ -5,13 +5,18 @@ from __future__ import annotations
 from . import format as fmt
 from . import layout, shm
 from .control import Control, open_control
+from .errors import VersionMismatch
 from .files import join
 from .manifest import Manifest, shm_folder
 from .ring import RingReader
+from .types import PersistenceStrategy
 
 
 class Remains:
-    """Control block and ring of the generation in the manifest, as far as they can be believed."""
+    """Control block and ring of the generation in the manifest, as far as they can be believed.
+
+    Raises :class:`VersionMismatch` if only the memory of another release knows what was acknowledged.
+    """
 
     def __init__(self, directory: str, manifest: Manifest) -> None:
         folder = shm_folder(directory, manifest)
@@ -24,6 +29,10 @@ class Remains:
             control = open_control(join(folder, fmt.control_name(manifest.generation)))
         except (FileNotFoundError, ValueError):
             return
+        except VersionMismatch:
+            if manifest.strategy == PersistenceStrategy.MEM_FIRST and not manifest.settled:
+                raise  # what it acknowledged may be in its ring alone
+            return  # the files hold all of it, and say so themselves
         self.control = control
         words = control.snapshot()
         self.same_boot = (words["boot_id_high"], words["boot_id_low"]) == shm.boot_id() != (0, 0)

@@ -185,43 +185,60 @@ def scan_records(
     ``generation`` is the newest one whose records may stand here; ``limit`` ends the walk at that position.
     ``on_record`` sees each good record in order.
     """
-    position = header.start
     shift = fmt.DATA_OFFSET - header.start
-    next_index, term, seen_generation, mark, records = header.base_index, header.previous_term, 0, 0, 0
-    size, stop = len(data), BAD
-    while limit is None or position < limit:
-        at = position + shift
-        record = fmt.read_record_header(data, at)
-        if record is None:
+    with memoryview(data) as view:
+        stop_at = len(view) if limit is None else min(limit + shift, len(view))
+        found = _good_prefix(view, header, generation, stop_at, on_record)
+    at, stop = found.end + shift, found.stop
+    if stop == BAD and _all_zero(data, at, len(data)):
+        stop = ZERO
+    later, marks = _valid_records_after(data, header.log_id, at, shift)
+    return found._replace(mark=max(found.mark, marks), stop=stop, valid_after=later)
+
+
+def _good_prefix(
+    view: memoryview, header: SegmentHeader, generation: int, stop_at: int,
+    on_record: Callable[[RecordHeader, bytes], None] | None,
+) -> Scan:  # fmt: skip
+    """The records that prove and continue, up to byte ``stop_at``.  Kept free of calls: a start waits for it."""
+    unpack, crc, magic, head = fmt.RECORD_HEADER.unpack_from, crc32c, fmt.RECORD_MAGIC, fmt.RECORD_BYTES
+    log_id, entries, made = header.log_id, fmt.KIND_ENTRIES, RecordHeader._make
+    position, index, term, seen, mark, records = header.start, header.base_index, header.previous_term, 1, 0, 0
+    at, size, stop = fmt.DATA_OFFSET, len(view), BAD
+    while at < stop_at and at + head <= size:
+        fields = unpack(view, at)
+        (
+            found, header_crc, body_crc, length, count, kind, _,
+            log, generated, base, entry_term, place, durable, _, _,
+        ) = fields  # fmt: skip
+        body = at + head
+        end = body + length
+        if (
+            found != magic or log != log_id or end > size
+            or crc(view[at + 8 : body]) != header_crc or crc(view[body:end]) != body_crc
+        ):  # fmt: skip
             break
-        body = bytes(data[at + fmt.RECORD_BYTES : at + fmt.RECORD_BYTES + record.body_bytes])
-        if record.log_id != header.log_id or len(body) != record.body_bytes or crc32c(body) != record.body_crc:
+        if not seen <= generated <= generation:
+            stop = RESIDUE if records and generated < seen else BAD
             break
-        if record.generation < max(seen_generation, 1) or record.generation > generation:
-            stop = RESIDUE if record.generation < seen_generation else BAD
-            break
-        in_order = record.position == position and record.base_index == next_index and record.term >= term
-        if not in_order or (record.count > 0) != (record.kind == fmt.KIND_ENTRIES):
+        if place != position or base != index or entry_term < term or (count > 0) != (kind == entries):
             stop = WRONG
             break
         if on_record is not None:
-            on_record(record, body)
-        position, next_index, seen_generation = record.end, next_index + record.count, record.generation
-        term = record.term
-        mark = max(mark, record.durable)
+            on_record(made(fields), bytes(view[body:end]))
+        if durable > mark:
+            mark = durable
+        position += end - at
+        at, index, term, seen = end, index + count, entry_term, generated
         records += 1
-    at = position + shift
-    if stop == BAD and _all_zero(data, at, size):
-        stop = ZERO
-    later, marks = _valid_records_after(data, header.log_id, at, shift)
-    return Scan(position, next_index - 1, term, max(mark, marks), stop, later, records)
+    return Scan(position, index - 1, term, mark, stop, 0, records)
 
 
 def _all_zero(data: Any, start: int, end: int) -> bool:
     step = 1 << 20
     for at in range(start, end, step):
         chunk = bytes(data[at : min(at + step, end)])
-        if chunk.count(0) != len(chunk):
+        if chunk != bytes(len(chunk)):  # ten times as fast as counting
             return False
     return True
 

@@ -112,7 +112,14 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     # find the old generation in the manifest, and with it that ring.  The roll below saves the new one.
     if not (plan.ring_to_new_segment and plan.ring_bytes):
         manifest.save(files, directory, found)
-    journal = _make_journal(files, directory, found, config, plan, dropped)
+    try:
+        journal = _make_journal(files, directory, found, config, plan, dropped)
+    except OSError as error:
+        # For want of space or the like nothing was begun, and nobody has seen these files.  Behind a failed sync they
+        # stay: the manifest may list the new segment, and then the control block says what is durable of it.
+        if not isinstance(error, errors.SyncFailed):
+            _remove_shared(shm_folder(directory, found), found.generation)
+        raise
     journal.dead += dropped + plan.dead
     journal.old_folder = old_folder
     return journal
@@ -154,6 +161,18 @@ def _make_journal(
     return journal
 
 
+def _of_generation(name: str, generation: int) -> bool:
+    """Whether a shared file has this generation's number."""
+    kind, _, rest = name.partition("-")
+    return kind in ("control", "ring", "index", "terms") and rest.startswith(f"{generation:016x}")
+
+
+def _remove_shared(folder: str, generation: int) -> None:
+    for name in shm.names(folder):
+        if _of_generation(name, generation):
+            shm.remove(join(folder, name))
+
+
 def preload(journal: Journal) -> None:
     """Have the kernel read every sealed segment into memory: what MemFirst serves, it serves from there."""
     for info in journal.manifest.segments:
@@ -165,11 +184,9 @@ def preload(journal: Journal) -> None:
 def supersede(journal: Journal) -> None:
     """Tell handles of the dead writer that this one serves now, then remove the dead one's shared files."""
     old_folder, folder, generation = journal.old_folder, journal.folder, journal.generation
-    keep = {fmt.control_name(generation), fmt.ring_name(generation)}
-    mine = (f"index-{generation:016x}", f"terms-{generation:016x}")
     for place in {old_folder, folder}:
         for name in shm.names(place):
-            if name not in keep and not name.startswith(mine):
+            if not _of_generation(name, generation):
                 _mark_superseded(join(place, name), generation)
                 shm.remove(join(place, name))
 
@@ -179,7 +196,7 @@ def _mark_superseded(path: str, generation: int) -> None:
     may have died before it could tell its predecessor's readers."""
     try:
         old = open_control(path, writable=True)
-    except (OSError, ValueError):
+    except (OSError, ValueError, errors.VersionMismatch):
         return
     # The dead writer's words are ours now: its lock is in our hands.  catalog_version is what every read looks at.
     old.superseded_by.store(generation, shm.SEQ_CST)

@@ -6,6 +6,7 @@ the table are sorted, and one look-up is one bisection.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from .layout import TERM_EDITION_SHIFT, TERM_RUN, TERM_RUN_BYTES
 
 T = TypeVar("T")
 Run = tuple[int, int]  # first index, term
-RUNS_AT_FIRST = 4096  # of a table's first edition; a full one is followed by one twice as large
+RUNS_AT_FIRST = 4096  # of a table's first edition; one that is half full is followed by one twice as large
 
 
 class TermRuns:
@@ -122,18 +123,30 @@ class TermTable:
             return
         edition = self._edition
         if edition.used == edition.capacity:
-            self.adopt(self.stage(edition.runs))
+            self.grow()
             return
         at = edition.used * TERM_RUN_BYTES
         edition.mapping.data[at : at + TERM_RUN_BYTES] = TERM_RUN.pack(first, term)
         edition.used += 1
         self._tell()
+        if edition.used * 2 >= edition.capacity:
+            with contextlib.suppress(OSError):  # there is room for now; with the next term it is tried again
+                self.grow()
+
+    @property
+    def short(self) -> bool:
+        """Whether it could not grow in time.  The quarter that is left is for one request that holds many terms."""
+        return self._edition.used * 4 >= self._edition.capacity * 3
+
+    def grow(self) -> None:
+        """Go on in a larger edition.  ``OSError`` with nothing changed if there is no memory for it."""
+        self.adopt(self.stage(self._edition.runs))
 
     def stage(self, runs: TermRuns) -> Edition:
         """Another edition that holds ``runs``, not told to anybody yet.  ``OSError`` if there is no memory for it."""
         self._number += 1
         path = join(self._folder, fmt.terms_table_name(self._generation, self._number))
-        capacity = max(RUNS_AT_FIRST, 2 * len(runs))
+        capacity = max(RUNS_AT_FIRST, 4 * len(runs))
         mapping = shm.create_file(path, capacity * TERM_RUN_BYTES)
         data = b"".join(TERM_RUN.pack(*run) for run in runs.runs())
         mapping.data[: len(data)] = data
@@ -197,14 +210,7 @@ class TermReader:
 def write_sealed_runs(files: Files, path: str, log_id: int, segment_id: int, runs: list[Run]) -> None:
     """Put a segment's runs beside it.  Not synced: a crash may take the file; it can be rebuilt from the records."""
     document = {"log_id": log_id, "segment_id": segment_id, "runs": [number for run in runs for number in run]}
-    temporary = path + fmt.TEMPORARY_SUFFIX
-    files.unlink(temporary)
-    fd = files.open(temporary, write=True, create=True, exclusive=True)
-    try:
-        files.pwrite(fd, fmt.pack_document(fmt.TERMS_MAGIC, document), 0)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
+    files.write_cache(path, fmt.pack_document(fmt.TERMS_MAGIC, document))
 
 
 def read_sealed_runs(files: Files, path: str, log_id: int, segment_id: int) -> list[Run] | None:

@@ -15,8 +15,8 @@ import pytest
 DEV_SHM = Path("/dev/shm")
 # Kinds of descriptors that the library makes.  Others (a file of the test runner, a pipe of xdist) are not ours.
 OUR_KINDS = ("socket:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/memfd:", "/dev/shm/")
-# Helpers of the standard library that live as long as the test process.
-NOT_LEFT_BEHIND = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+# Helpers of the standard library, and the parent of the tests' children, that live as long as the test process.
+NOT_LEFT_BEHIND = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "support.nursery")
 PATIENCE_S = 10.0  # for a child that is ending; only a test that leaves something behind waits at all
 
 

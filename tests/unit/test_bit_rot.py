@@ -166,8 +166,7 @@ class Image:
     # -------------------------------------------------------- judging
     def judge(self, name: str, offset: int) -> list[str]:
         """What is wrong with how the log is read, and with what a writer would decide."""
-        # A cache that says it is of a newer version may be refused with these words; see test_versions.py.
-        cache = name.endswith((".idx", ".trm")) and not 8 <= offset < 12
+        cache = name.endswith((".idx", ".trm"))
         must, found = self.vouched(name, offset), list[str]()
         if name != fmt.HARD_STATE_NAME:  # no entry hangs on that
             found += self._judge_reader(self.directory, max(self.truth) if cache else must, cache=cache)

@@ -14,6 +14,7 @@ import pytest
 
 from raftlog_mp import layout, shm
 from raftlog_mp.control import Control, create_control, open_control
+from raftlog_mp.errors import VersionMismatch
 from raftlog_mp.layout import (
     CONTROL_BYTES,
     CONTROL_MAGIC,
@@ -124,9 +125,19 @@ def test_the_magic_is_stored_last_and_releases_the_rest(monkeypatch: pytest.Monk
 # ---------------------------------------------------------------- what is no control block
 def test_without_its_magic_a_block_is_incomplete(control: Control, path: str) -> None:
     """As its creator leaves it when it dies before the last store."""
-    for magic in (0, CONTROL_MAGIC + 1):
+    for magic in (0, CONTROL_MAGIC ^ 1 << 40):
         control.magic.store(magic, shm.SEQ_CST)
-        with pytest.raises(ValueError, match="incomplete or of another layout") as caught:
+        with pytest.raises(ValueError, match="incomplete") as caught:
+            open_control(path)
+        assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [CONTROL_BYTES, 2 * CONTROL_BYTES])
+def test_a_block_of_another_layout_is_told_from_an_incomplete_one(path: str, size: int) -> None:
+    """Whatever its size is there: the half of the magic that stays says what it is."""
+    for magic in (CONTROL_MAGIC + 1, CONTROL_MAGIC - 1, CONTROL_MAGIC + (1 << 16)):
+        Path(path).write_bytes(struct.pack("<Q", magic).ljust(size, b"\0"))
+        with pytest.raises(VersionMismatch, match="layout version 0x") as caught:
             open_control(path)
         assert path in str(caught.value)
 

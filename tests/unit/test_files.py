@@ -39,6 +39,31 @@ def test_write_file_is_old_or_new_at_every_crash(tmp_path: Path) -> None:
     assert FILES.read_file(path) == b"new" and os.listdir(tmp_path) == ["f"]
 
 
+@pytest.mark.parametrize("write", ["write_file", "write_cache"])
+@pytest.mark.parametrize("operation", ["create", "pwrite", "sync_all", "rename"])
+def test_a_file_that_could_not_be_made_whole_leaves_nothing(tmp_path: Path, write: str, operation: str) -> None:
+    """On a full disk half a file would keep the space that is missing."""
+    files, path = FaultyFiles(), str(tmp_path / "f")
+    FILES.write_file(path, b"old")
+    files.fail(operation, errno.ENOSPC)
+    if (write, operation) == ("write_cache", "sync_all"):
+        files.write_cache(path, b"old")
+        assert "sync_all" not in files.operations(), "a cache costs no sync"
+    else:
+        with pytest.raises(OSError, match="injected"):
+            getattr(files, write)(path, b"new")
+    assert FILES.read_file(path) == b"old" and os.listdir(tmp_path) == ["f"]
+
+
+def test_an_error_on_the_way_out_does_not_hide_the_first(tmp_path: Path) -> None:
+    files, path = FaultyFiles(), str(tmp_path / "f")
+    files.fail("pwrite", errno.ENOSPC)
+    files.fail("unlink", errno.EIO)
+    with pytest.raises(OSError) as caught:
+        files.write_file(path, b"new")
+    assert caught.value.errno == errno.ENOSPC
+
+
 def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, bytes(data[:3]), offset))

@@ -58,6 +58,23 @@ def test_one_rotten_slot_at_any_byte(tmp_path: Path, slot: int) -> None:
             flip(path, offset, bit)
 
 
+@pytest.mark.parametrize("keep", [60, 100, 4095, 4096, 5000])
+def test_a_file_that_was_cut_gets_both_slots_back(tmp_path: Path, keep: int) -> None:
+    """The slot that still says the vote is rewritten last, and only if it is not whole."""
+    path = hard_state.hard_state_path(str(tmp_path))
+    whole = slots((HardState(4, "b"), 5), (HardState(4, "b"), 5))
+    FILES.write_file(path, whole)
+    os.truncate(path, keep)
+    assert keep >= len(whole[: fmt.HARD_STATE_SLOT_BYTES].rstrip(b"\0")), "the first slot still says it"
+    files = FaultyFiles()
+    assert hard_state.heal(files, str(tmp_path)) == (HardState(4, "b"), 5)
+    assert FILES.read_file(path) == whole
+    written = [step[2] for step in files.steps if step[0] == "pwrite"]
+    assert written == ([fmt.HARD_STATE_SLOT_BYTES, 0] if keep < fmt.HARD_STATE_SLOT_BYTES else [4096])
+    assert hard_state.heal(files, str(tmp_path)) == (HardState(4, "b"), 5)
+    assert len([step for step in files.steps if step[0] == "pwrite"]) == len(written), "nothing is left to heal"
+
+
 def test_both_slots_rotten_or_file_missing(tmp_path: Path) -> None:
     path = hard_state.hard_state_path(str(tmp_path))
     with pytest.raises(CorruptLog, match="missing"):

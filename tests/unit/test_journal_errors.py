@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 
 import pytest
+from crc32c import crc32c
 from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
-from raftlog_mp import layout, manifest
+from raftlog_mp import layout, manifest, shm, terms
 from raftlog_mp.errors import DiskFull, SyncFailed
 from raftlog_mp.files import Files
 from raftlog_mp.syncer import Syncer
 
-from .journals import BOTH, append, kill, open_log, put, reopen
+from .journals import BOTH, append, commit, kill, open_log, put, reopen
 
 # ---------------------------------------------------------------- no space
 STEPS_OF_A_ROLL = [  # the new segment, the old one's index file, the manifest
@@ -44,6 +45,41 @@ def test_no_space_at_a_roll(log_dir: str, strategy: str, operation: str, name: s
     assert journal.control.state.load(0) != layout.STATE_FAILED
     for _ in range(9):
         expected[append(journal, b"z" * 10_000)] = (1, b"z" * 10_000)
+    kill(journal)
+    assert reopen(log_dir)[0] == expected
+
+
+def no_space(path: str, length: int) -> shm.Mapping:
+    raise OSError(errno.ENOSPC, "full")
+
+
+def test_no_space_for_another_term(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused while there is room for what was let in, and nothing is latched; terms go on when there is space."""
+    monkeypatch.setattr(terms, "RUNS_AT_FIRST", 16)
+    journal, _ = open_log(log_dir)
+    expected = {append(journal, b"x", term=term): (term, b"x") for term in range(1, 8)}
+    with monkeypatch.context() as full:
+        full.setattr(shm, "create_file", no_space)
+        for term in range(8, 13):
+            assert journal.admits(1, 1)
+            expected[append(journal, b"x", term=term)] = (term, b"x")
+        index, end = journal.next_index, journal.end
+        for _ in range(3):
+            assert not journal.admits(1, 1), "the hot path asks first"
+            with pytest.raises(DiskFull) as caught:
+                append(journal, b"y", term=13)
+            assert caught.value.errno == errno.ENOSPC
+        journal.flush()
+        assert not journal.admits(1, 1), "also behind a flush"
+        assert (journal.next_index, journal.end) == (index, end) and journal.failure is None
+        for term in range(13, 17):  # of one request that was let in
+            journal.append(b"z", crc32c(b"z"), 1, term, 0, 0)
+            expected[journal.next_index - 1] = (term, b"z")
+        commit(journal)
+        assert journal.failure is None
+    for term in range(17, 40):
+        expected[append(journal, b"x", term=term)] = (term, b"x")
+        assert journal.admits(1, 1)
     kill(journal)
     assert reopen(log_dir)[0] == expected
 

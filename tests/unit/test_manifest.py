@@ -57,11 +57,18 @@ def test_damage_at_every_byte_is_refused(tmp_path: Path) -> None:
             manifest.load(FILES, str(tmp_path))
 
 
-@pytest.mark.parametrize("change", [{"unknown": 1}, {"uuid": None, "segments": 3}, {"segments": [[1]]}])
+@pytest.mark.parametrize("change", [{"uuid": None, "segments": 3}, {"segments": [[1]]}])
 def test_a_valid_checksum_over_nonsense_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     raw = fmt.pack_document(fmt.MANIFEST_MAGIC, FULL.as_dict() | change)
     (tmp_path / fmt.MANIFEST_NAME).write_bytes(raw)
     with pytest.raises(CorruptLog):
+        manifest.load(FILES, str(tmp_path))
+
+
+def test_an_unknown_key_is_of_another_release_and_no_damage(tmp_path: Path) -> None:
+    raw = fmt.pack_document(fmt.MANIFEST_MAGIC, FULL.as_dict() | {"zeta": 1, "alpha": 2})
+    (tmp_path / fmt.MANIFEST_NAME).write_bytes(raw)
+    with pytest.raises(VersionMismatch, match=r"manifest states alpha, zeta, .* Upgrade raftlog_mp"):
         manifest.load(FILES, str(tmp_path))
 
 

@@ -275,6 +275,23 @@ def test_a_newer_version_is_refused_with_words(five: Image, path: Path) -> None:
             read(path)  # type: ignore[operator]
 
 
+def test_a_newer_seal_is_refused_with_words(five: Image, path: Path) -> None:
+    """If its checksum holds.  If not, it is as good as none, and the records speak for themselves."""
+    five.write(path, sealed=True)
+    raw = bytearray(path.read_bytes())
+    head = fmt.SEAL_MAGIC + (fmt.FORMAT_VERSION + 1).to_bytes(4, "little")
+    for wrong in (0, 1):
+        crc = crc32c(head + raw[fmt.SEAL_OFFSET + 16 : fmt.SEAL_OFFSET + 72]) ^ wrong
+        raw[fmt.SEAL_OFFSET : fmt.SEAL_OFFSET + 16] = head + crc.to_bytes(4, "little")
+        path.write_bytes(raw)
+        if wrong:
+            assert scan_segment(path).seal_damaged and scan_segment(path).records == 5
+            continue
+        for read in (scan_segment, lambda place: list(iter_records(place))):
+            with pytest.raises(VersionMismatch, match="format version 2"):
+                read(path)  # type: ignore[operator]
+
+
 def test_a_version_that_rotted_is_no_newer_one(five: Image, path: Path) -> None:
     flip(str(five.write(path, sealed=True)), 8, bit=1)
     scan = scan_segment(path)

@@ -24,6 +24,7 @@ from .journals import (
     lose_memory,
     open_log,
     overwrite,
+    quarantined,
     read_at,
     refused,
     reopen,
@@ -109,6 +110,25 @@ def test_damaged_seal_of_a_whole_segment_is_written_again(log_dir: str) -> None:
     assert len(entries) == 10 and letters(plan)[0] == "E"
     seal = fmt.read_seal(read_at(path, fmt.SEAL_OFFSET, 512))
     assert seal is not None and (seal.end, seal.last_index) == (info.end, info.last_index)
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_damaged_header_of_a_whole_segment_is_written_again(log_dir: str, seal: bool) -> None:
+    """Row E, once: what was there is kept, and the next start finds nothing to mend."""
+    journal, _ = open_log(log_dir)
+    for _ in range(10):
+        append(journal, b"x" * 10_000)
+    kill(journal)
+    path = segment_path(log_dir, 0)
+    whole = Path(path).read_bytes()
+    flip(path, 20)
+    if not seal:
+        overwrite(path, fmt.SEAL_OFFSET, bytes(64))
+    damaged = read_at(path, 0, fmt.BLOCK_BYTES).rstrip(b"\0")
+    entries, plan = reopen(log_dir)
+    assert len(entries) == 10 and letters(plan)[0] == "E"
+    assert Path(path).read_bytes() == whole and quarantined(log_dir) == [damaged]
+    assert "E" not in letters(reopen(log_dir)[1]) and quarantined(log_dir) == [damaged]
 
 
 def test_damaged_record_of_a_segment_without_seal_is_refused(log_dir: str) -> None:

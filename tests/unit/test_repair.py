@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from raftlog_mp import errors, hard_state, manifest, repair
+from raftlog_mp import errors, hard_state, layout, manifest, repair
 from raftlog_mp import format as fmt
 from raftlog_mp.files import Files
 from raftlog_mp.types import HardState
 
 from .damaged import Damaged, build, carry_out, kept, kinds, mend, planned, promised, segment_of, term_of, written
-from .journals import append, end_offset, flip, open_log, overwrite, put, read_at, stop, tail_path, write_only
+from .journals import append, end_offset, flip, open_log, overwrite, put, read_at, snapshot, stop, tail_path, write_only
 from .journals import kill as kill_journal
 
 NAME = fmt.segment_name
@@ -135,6 +135,22 @@ def test_a_lost_manifest_is_made_from_the_segments(tmp_path: Path, missing: bool
     found = manifest.load(Files(), log.path)
     assert found.log_id == old.log_id and found.uuid != old.uuid and found.generation > old.generation
     assert ("manifest.0" in kept(log.path)) != missing
+
+
+@pytest.mark.parametrize("generation", [0, 77])
+def test_a_lost_manifest_and_memory_of_another_release(log: Damaged, generation: int) -> None:
+    """Only the newest writer's memory may hold what the files lack: then its own release has to look."""
+    os.unlink(manifest.manifest_path(log.path))
+    name = fmt.control_name(generation)
+    with open(os.path.join(log.path, fmt.SHM_NAME, name), "wb") as file:
+        file.write((layout.CONTROL_MAGIC + 1).to_bytes(8, "little").ljust(layout.CONTROL_BYTES, b"\0"))
+    if not generation:
+        assert kinds(mend(log.path, written()))[0] == "rebuild manifest"
+        return
+    before = snapshot(log.path)
+    with pytest.raises(errors.VersionMismatch, match=name):
+        repair.plan(log.path)
+    assert snapshot(log.path) == before
 
 
 def test_a_lost_manifest_knows_truncations_and_purges(log_dir: str) -> None:

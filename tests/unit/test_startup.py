@@ -202,6 +202,38 @@ def test_a_new_generation_has_new_shared_files_and_removes_the_old(log_dir: str)
     stop(journal)
 
 
+@pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
+def test_a_start_without_space_leaves_no_shared_memory_behind(log_dir: str, strategy: str) -> None:
+    """However often it is tried: ring, control block and terms would fill the disk that is full already."""
+    files = FaultyFiles()
+    journal, _ = open_log(log_dir, strategy=strategy)
+    append(journal, b"x")
+    kill(journal)
+    before = set(shm.names(os.path.join(log_dir, "shm")))
+    for operation in ("preallocate", "pwrite", "preallocate"):
+        files.fail(operation, errno.ENOSPC, path=".seg")
+        with pytest.raises(DiskFull):
+            open_log(log_dir, files)
+        files.heal()
+        assert set(shm.names(os.path.join(log_dir, "shm"))) == before, "what the dead writer left is still needed"
+    journal, plan = open_log(log_dir)
+    assert not plan.loss_possible and plan.last_index == 1
+    stop(journal)
+    assert entries_of(log_dir) == {1: (1, b"x")}
+
+
+def test_a_start_whose_sync_fails_keeps_its_control_block(log_dir: str) -> None:
+    """The manifest may list its segment already, and the control block says that the disk failed."""
+    files = FaultyFiles()
+    journal, _ = open_log(log_dir, strategy="mem_first")
+    append(journal, b"x")
+    kill(journal)
+    files.fail("sync", errno.EIO, path=".seg")
+    with pytest.raises(SyncFailed):
+        open_log(log_dir, files)
+    assert {fmt.control_name(2), fmt.ring_name(2)} <= set(shm.names(os.path.join(log_dir, "shm")))
+
+
 def test_frontiers_of_a_new_generation(log_dir: str) -> None:
     journal, _ = open_log(log_dir)
     append(journal, b"x", term=4)

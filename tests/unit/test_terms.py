@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -158,6 +159,24 @@ def test_a_full_table_is_followed_by_a_larger_one(tmp_path: Path, table: TermTab
         assert told(reader, word) == runs
     assert word.edition > 3 and len(os.listdir(tmp_path)) == 1, "old editions are gone"
     assert told(TermReader(str(tmp_path), 7), word) == runs
+
+
+def test_a_table_grows_before_it_is_full(tmp_path: Path, table: TermTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for a larger one it goes on in what it has, and says when that is short."""
+    monkeypatch.setattr(shm, "create_file", no_space)
+    for number in range(3, 12):  # its first edition has room for 12
+        assert table.short == (number >= 9)
+        table.add(20 + number, 10 + number)
+    with pytest.raises(OSError, match="full"):
+        table.grow()
+    assert os.listdir(tmp_path) == [fmt.terms_table_name(7, 1)] and table.short
+    monkeypatch.undo()
+    table.grow()
+    assert not table.short and len(table.runs) == 12 and len(os.listdir(tmp_path)) == 1
+
+
+def no_space(path: str, length: int) -> shm.Mapping:
+    raise OSError(errno.ENOSPC, "full")
 
 
 def test_a_staged_edition_counts_only_once_it_is_adopted(tmp_path: Path, table: TermTable, word: Word) -> None:
