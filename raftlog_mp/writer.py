@@ -272,7 +272,7 @@ class Writer:
 
     def _answer(self) -> None:
         """Post completions: everything up to here is published (and durable, if the strategy says so)."""
-        if self._relief.holds_answers():
+        if self._intake.owing and self._relief.holds_answers():
             return
         for peer in self._intake.owing:
             answers = peer.answers

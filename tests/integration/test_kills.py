@@ -63,8 +63,11 @@ def finish(
     return check(entries, [*submissions, *own, Submission("test", 999, (LAST,), index)], followed)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
+@pytest.mark.parametrize(("strategy", "policy"), [
+    ("disk_first", "immediate"), ("mem_first", "batch"),
+    pytest.param("disk_first", "batch", marks=pytest.mark.slow),
+    pytest.param("mem_first", "immediate", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_writer_killed_again_and_again(log_dir: str, tmp_path: Path, strategy: str, policy: str) -> None:
     seed = sorted(POLICIES).index(policy) * 2 + (strategy == "mem_first")
     chance, clients, count = random.Random(seed), 3, 120
@@ -81,7 +84,7 @@ def test_writer_killed_again_and_again(log_dir: str, tmp_path: Path, strategy: s
         assert rl.stop_writer(log_dir)
 
 
-@pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
+@pytest.mark.parametrize("strategy", ["mem_first", pytest.param("disk_first", marks=pytest.mark.slow)])
 def test_clients_and_readers_killed(log_dir: str, tmp_path: Path, strategy: str) -> None:
     chance = random.Random(7)
     with no_writer_after(log_dir), contextlib.ExitStack() as stack:

@@ -90,7 +90,9 @@ class BelievesAnythingPurged(ModelLog):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("lie", [TruncatesTooLittle, ForgetsTheBoundary, HintsAtTheEnd])
+@pytest.mark.parametrize("lie", [
+    TruncatesTooLittle, *(pytest.param(lie, marks=pytest.mark.slow) for lie in (ForgetsTheBoundary, HintsAtTheEnd))
+])  # fmt: skip
 def test_a_model_that_lies_is_found_out(lie: type[ModelLog]) -> None:
     machine = type("Lying", (LogMachine,), {"model_class": lie})
     with pytest.raises(AssertionError):

@@ -24,7 +24,9 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("how", [["disk_first", "immediate"], ["mem_first", "batch:64:20"]])
+@pytest.mark.parametrize(
+    "how", [["disk_first", "immediate"], pytest.param(["mem_first", "batch:64:20"], marks=pytest.mark.slow)]
+)
 def test_the_small_demo_passes_and_leaves_nothing(tmp_path: Path, how: list[str]) -> None:
     strategy, policy = how
     options = [*SMALL, "--strategy", strategy, "--flush-policy", policy, "--dir", str(tmp_path)]
@@ -37,7 +39,7 @@ def test_the_small_demo_passes_and_leaves_nothing(tmp_path: Path, how: list[str]
     assert processes_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_demo_ends_all_its_processes(tmp_path: Path, number: signal.Signals) -> None:
     demo = subprocess.Popen([*DEMO, "--seconds", "60", "--dir", str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert demo.stdout is not None

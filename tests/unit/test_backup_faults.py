@@ -77,7 +77,7 @@ def test_after_a_crash_at_any_step_it_is_a_whole_log_or_none(log_dir: str) -> No
     assert 0 < whole < 5, "the manifest comes last"
 
 
-@pytest.mark.parametrize("fate", [LOST, KEPT, TORN])
+@pytest.mark.parametrize("fate", [TORN, *(pytest.param(fate, marks=pytest.mark.slow) for fate in (LOST, KEPT))])
 def test_after_a_power_cut_at_any_step_it_is_a_whole_log_or_none(log_dir: str, tmp_path: Path, fate: str) -> None:
     crashed(log_dir, "mem_first")
     total, whole = steps_of_a_copy(log_dir), 0
