@@ -32,7 +32,6 @@ class Diagnosis(Finding):
     """A finding, how bad it is, and what to do.  ``letter``: the row of the recovery table, where start-up has one."""
 
     severity: str = DAMAGE  # info, warning or damage
-    term: int | None = None
     next_step: str = ""
 
 

@@ -33,7 +33,8 @@ class Finding:
     sentence: str
     offset: int | None = None
     first_index: int | None = None
-    last_index: int | None = None
+    last_index: int | None = None  # None: to the end of the log
+    term: int | None = None  # of the entry before
 
 
 @dataclass(slots=True)
@@ -60,16 +61,19 @@ class Plan:
     reseal: list[SegmentInfo] = field(default_factory=list)
     evidence: str | None = None
     commit_index: int = 0  # as the dead writer of this boot knew it
+    directory: str = ""
     dead: list[SegmentInfo] = field(default_factory=list)  # files of purged or replaced segments
 
     def refuse(self) -> None:
         """Raise the refusal, if there is one."""
         if self.refusal is not None:
             found = self.refusal
+            until = "to the last one" if found.last_index is None else f"to {found.last_index}"
             raise fmt.corrupt(
-                f"{found.file}: {found.sentence} (row {found.letter}), offset {found.offset}",
-                segment=found.file, offset=found.offset, first_index=found.first_index,
-                last_index=found.last_index, term=self.last_term,
+                f"{join(self.directory, found.file)}: {found.sentence} (row {found.letter}), offset {found.offset}: "
+                f"entries {found.first_index} {until} are concerned, behind one of term {found.term}",
+                self.directory, segment=found.file, offset=found.offset, first_index=found.first_index,
+                last_index=found.last_index, term=found.term,
             )  # fmt: skip
 
 
@@ -81,7 +85,7 @@ def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: 
     """
     old = Remains(directory, manifest)
     try:
-        plan = Plan(segments=[], commit_index=old.commit_index)
+        plan = Plan(segments=[], commit_index=old.commit_index, directory=directory)
         _scan_files(files, directory, manifest, old, plan, fresh_reads)
         if plan.refusal is None and manifest.strategy == PersistenceStrategy.MEM_FIRST:
             _decide_ring(manifest, old, plan)
@@ -140,7 +144,10 @@ class _Inspection:
         self.name = fmt.segment_name(info.segment_id)
         self.path = join(directory, self.name)
         self.mark = max(manifest.durable, old.durable) if last else 0
-        self.failed = last and (manifest.failed or old.failed)
+        failed = manifest.failed or old.failed
+        self.failed = last and failed
+        # A disk that failed is believed nothing: sealed segments, too, are read again from the device.
+        self.suspect = failed and all(row[2] != info.segment_id for row in manifest.lost)
         self.facts: dict[str, Any] = {
             "last": last, "gap": gap, "failed": self.failed, "before_marks": self.mark > info.start,
         }  # fmt: skip
@@ -162,7 +169,7 @@ class _Inspection:
 
     def _look(self, fd: int, fresh_reads: bool) -> None:
         files, info, facts = self.files, self.info, self.facts
-        if fresh_reads and not info.sealed:
+        if fresh_reads and (self.suspect or not info.sealed):
             files.sync_all(fd)
             files.drop_cache(fd)
         size = files.size(fd)
@@ -177,7 +184,8 @@ class _Inspection:
             and info.end in (None, self.seal.end) and self.seal.end >= self.mark
         )  # fmt: skip
         # A sealed segment is not read again, but for one: after a crash the newest holds the exactly-once table.
-        if not facts["present"] or (facts["seal"] and (self.manifest.clean or not facts["last"])):
+        unread = facts["seal"] and not self.suspect and (self.manifest.clean or not facts["last"])
+        if not facts["present"] or unread:
             return
         if fresh_reads:
             for offset in range(0, size, 1 << 20):
@@ -191,6 +199,8 @@ class _Inspection:
                 self._walk(data)
             finally:
                 data.close()
+        if self.suspect and self.seal is not None and self.scan is not None and self.scan.end != self.seal.end:
+            facts["seal"] = False  # it does not vouch for what is there now
         if self.scan is not None and self.scan.stop == fmt.BAD:
             bad = files.pread(fd, 4096, self.offset)
             self.evidence = f"{info.segment_id:016x}:{self.scan.end}:{crc32c(bad):08x}"
@@ -244,6 +254,7 @@ def _conclude(plan: Plan, seen: _Inspection) -> None:
     where: dict[str, Any] = {"offset": seen.offset, "first_index": info.base_index, "last_index": info.last_index}
     if scan is not None and row.action != table.TRUST:
         where["first_index"] = scan.last_index + 1
+    where["term"] = info.previous_term if scan is None else scan.last_term
     _note(plan, row, seen.name, **where)
     plan.producers = seen.producers
     if info.sealed or row.action == table.TRUST:
@@ -276,7 +287,8 @@ def _decide_ring(manifest: Manifest, old: Remains, plan: Plan) -> None:
         proves=good, same_boot=old.same_boot,
     )  # fmt: skip
     row = table.decide_ring(facts)
-    _note(plan, row, fmt.ring_name(manifest.generation), first_index=plan.last_index + 1, offset=plan.end)
+    _note(plan, row, fmt.ring_name(manifest.generation), first_index=plan.last_index + 1, offset=plan.end,
+          term=plan.last_term)  # fmt: skip
     plan.loss_possible = row.action == table.OPEN_WITH_LOSS
     if row.action == table.REPLAY:
         plan.ring_bytes = data

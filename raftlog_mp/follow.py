@@ -109,6 +109,7 @@ class Follower(Iterator[Entry]):
             self._look_back()  # looking at the frontiers may have shown it; entries are only taken from our own era
         limit = self._limit()
         if limit < self._next:
+            self._reader.check_readable(self._next)
             deadline = FOREVER if self._timeout is None else wakeup.now() + self._timeout
             moved = self._link.wait(
                 lambda: self._limit() >= self._next or self._reader.era() != self._era, deadline, WANTS_PROGRESS

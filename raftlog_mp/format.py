@@ -354,9 +354,10 @@ RESIDUE = "residue"  # a whole record of an older generation
 WRONG = "wrong"  # a whole record of this generation with the wrong index, term or position
 
 
-def corrupt(message: str, **where: Any) -> CorruptLog:
+def corrupt(message: str, directory: str = "DIR", **where: Any) -> CorruptLog:
     """A :class:`CorruptLog` whose text ends with what to do next."""
     return CorruptLog(
         f"{message}. Nothing was changed; open_reader() still serves what is provably right. Next: `raftlog-mp check "
-        "DIR` says what is damaged and what that means, `raftlog-mp repair DIR` what can be done about it.", **where,
+        f"{directory}` says what is damaged and what that means, `raftlog-mp repair {directory}` what can be done.",
+        **where,
     )  # fmt: skip

@@ -17,6 +17,8 @@ from .files import Files
 
 pack_slot = struct.Struct("<Q").pack
 
+READ_BYTES = 1 << 20  # of an index at once, before it is mapped
+
 
 class ActiveIndex:
     """The writer's side of the active segment's index."""
@@ -73,9 +75,11 @@ def open_sealed(
             size = files.size(fd)
             if size < fmt.INDEX_HEADER_BYTES + count * fmt.SLOT_BYTES:
                 return None
+            for offset in range(0, size, READ_BYTES):
+                files.pread(fd, READ_BYTES, offset)  # an unreadable block is an error here, and SIGBUS in the mapping
             mapping = files.map(fd, size)
-    except FileNotFoundError:
-        return None
+    except OSError:
+        return None  # missing, or not to be read: a cache, made anew
     view = memoryview(mapping)
     try:
         header = fmt.read_index_header(bytes(view[: fmt.INDEX_HEADER_BYTES]), path)

@@ -94,6 +94,9 @@ class LogReader:
             if start >= end:
                 self._source.check_readable(start)
                 return []
+            if max_bytes is None and (stop is None or stop > end):
+                # Who sets no limit is not to take the part before the damage for all there is.
+                self._source.check_readable(end)
             try:
                 return read(start, end, max_bytes, era)
             except Overtaken:  # truncated, purged or reset under us: what was read so far may be gone

@@ -115,6 +115,10 @@ class Reader:
         self.view()
         return Era(self._view, self._seen, self._epoch)
 
+    def check_readable(self, index: int) -> None:
+        """Raise :class:`CorruptLog` for an index that damage, not absence, keeps from being served."""
+        self._source.check_readable(index)
+
     def calm(self, era: Era) -> bool:
         """Whether nothing has happened since ``era``: one load.  Every change and every successor bump the version."""
         return self._view is era.view and bool(self._version() == era.version)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from crc32c import crc32c
 
 from . import format as fmt
-from . import manifest, recovery_table
+from . import recovery_table
 from .catalog import Catalog, SegmentInfo, clipped
 from .epilogue import end_the_log, take_prefix
 from .files import join
@@ -283,7 +283,7 @@ class Mender(SegmentMender):
         if self._cut_at is not None or plan.loss_possible:
             # As a start with a loss: no entry without a term ever gets the id of one that is gone.
             found.term_floor = max(found.term_floor, self._highest_term, plan.last_term, 1) + 1
-        manifest.save(files, directory, found)
+        self._save_manifest()
         for info in self._dropped:
             remove_segment(files, directory, info.segment_id)
         files.sync_dir(directory)

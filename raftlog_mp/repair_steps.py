@@ -114,6 +114,12 @@ class SegmentMender:
                 files.sync_dir(self.folder)
         return max(end - offset, 0)
 
+    def _save_manifest(self) -> None:
+        """Replace the manifest; what the log said of itself before the repair is kept aside."""
+        if not self.files.exists(join(self.folder, f"{fmt.MANIFEST_NAME}.0")):
+            self._keep(fmt.MANIFEST_NAME)
+        manifest.save(self.files, self.directory, self.manifest)
+
     def _has_read(self, count: int) -> None:
         self._read_bytes += count
         if self._progress is not None:
@@ -307,7 +313,7 @@ class SegmentMender:
         self._forgets |= info.segment_id == self.manifest.segments[-1].segment_id
         for part in holes:
             self._accept_hole(info, part)
-        manifest.save(self.files, self.directory, self.manifest)  # before a seal vouches for what is around them
+        self._save_manifest()  # before a seal vouches for what is around them
 
     def _accept_hole(self, info: SegmentInfo, part: Part) -> None:
         name, offset = fmt.segment_name(info.segment_id), self._offset(info, part)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import log_reader, probe, wakeup
+from .. import errors, log_reader, probe, wakeup
 from ..metrics import LogStats
 from . import options, outcome, screen
 
@@ -129,7 +129,7 @@ def print_json(reader: log_reader.LogReader, interval: float | None) -> None:
         found: dict[str, Any] = stats.as_dict() | {
             "uuid": reader.uuid,
             "config": reader.config.as_dict(),
-            "notices": notices(stats),
+            "notices": notices(stats) + refusal(reader, stats),
             "mapped": {
                 kind: {"bytes": size, "resident_bytes": resident}
                 for kind, (size, resident) in probe.mapped_bytes(stats.writer_pid).items()
@@ -168,7 +168,7 @@ def columns(stats: LogStats, entries_per_second: float | None) -> Table:
     both = Table.grid(padding=(0, 6, 0, 0))
     both.title, both.title_justify, both.title_style = stats.path, "left", "bold"
     both.add_row(grid(stats, ("writer", "entries"), meanings=False), right)
-    return noticed(both, stats)
+    return noticed(both, notices(stats))
 
 
 def table(reader: log_reader.LogReader) -> Table:
@@ -190,12 +190,22 @@ def table(reader: log_reader.LogReader) -> Table:
     drawn.add_row("  lane_bytes", screen.size(config.lane_bytes), "submission queue of a client")
     drawn.add_row("  max_entry_bytes", screen.size(config.entry_bytes_limit), "largest entry")
     drawn.add_row("  scrub_bytes_per_s", screen.size(config.scrub_bytes_per_s), "the scrubber's rate")
-    return noticed(drawn, stats)
+    return noticed(drawn, notices(stats) + refusal(reader, stats))
 
 
-def noticed(drawn: Table, stats: LogStats) -> Table:
+def refusal(reader: log_reader.LogReader, stats: LogStats) -> list[str]:
+    """Why no writer will open the log: one sentence, or none.  A live writer has recovered it."""
+    try:
+        if not stats.writer_pid:
+            reader.get(stats.last_index + 1)
+    except errors.CorruptLog as error:
+        return [f"DAMAGE: {error}"]
+    return []
+
+
+def noticed(drawn: Table, found: list[str]) -> Table:
     """The table with what needs attention below it."""
-    drawn.caption, drawn.caption_justify, drawn.caption_style = "\n".join(notices(stats)) or None, "left", "bold red"
+    drawn.caption, drawn.caption_justify, drawn.caption_style = "\n".join(found) or None, "left", "bold red"
     return drawn
 
 

@@ -195,6 +195,8 @@ class Image:
                         found.append(f"entry {index} is gone without a word")
                     elif entry is not None and (entry.index, (entry.term, entry.payload)) != (index, true):
                         found.append(f"entry {index} is {entry}")
+                if not cache and len(log.read(1)) < must:
+                    found.append("read() ends early without a word")
                 if log.get(max(self.truth) + 1) is not None:
                     found.append("an entry that was never written")
         except RaftLogError:

@@ -10,9 +10,11 @@ import pytest
 from raftlog_mp import format as fmt
 from raftlog_mp import reader as reader_module
 from raftlog_mp.config import MIB
+from raftlog_mp.errors import CorruptLog
+from raftlog_mp.log_reader import open_reader
 from raftlog_mp.types import Entry
 
-from .journals import open_log, stop
+from .journals import append, flip, kill, open_log, stop, tail_path
 from .readers import OVER_THE_RING, fill, payload, payloads, reader_of
 
 
@@ -86,3 +88,47 @@ def test_few_segments_stay_mapped(log_dir: str, monkeypatch: pytest.MonkeyPatch)
     kinds = [os.path.splitext(path)[1] for path in mapped]
     assert segments > 20 and kinds.count(".seg") <= 2 and kinds.count(".idx") <= 2, mapped
     reader.close()
+
+
+# ---------------------------------------------------------------- a damaged log, read from its files
+@pytest.fixture
+def damaged(log_dir: str) -> str:
+    """Entries 1 to 3, all durable; the third is damaged, and the writer dead."""
+    journal, _ = open_log(log_dir)
+    append(journal, b"a")
+    append(journal, b"b")
+    at = fmt.DATA_OFFSET + journal.end - journal.manifest.segments[-1].start
+    append(journal, b"c" * 100)
+    journal.mark()
+    journal.flush()
+    kill(journal)
+    flip(tail_path(log_dir), at + fmt.RECORD_BYTES)
+    return log_dir
+
+
+def test_the_part_before_the_damage_is_never_taken_for_everything(damaged: str) -> None:
+    """Who asks for more than can be served is told; who sets a limit gets what stands before it."""
+    with open_reader(damaged) as reader:
+        assert [entry.payload for entry in reader.read(1, 3)] == [b"a", b"b"] == [
+            entry.payload for entry in reader.read(1, max_bytes=1000)
+        ]  # fmt: skip
+        for call in (
+            lambda: reader.read(1), lambda: reader.read(1, 4), lambda: reader.read(3), lambda: reader.read_batches(2),
+            lambda: reader.get(3), lambda: list(reader.follow(3, timeout=0)),
+        ):  # fmt: skip
+            with pytest.raises(CorruptLog) as told:
+                call()
+            assert told.value.first_index == 3
+        follower = reader.follow(1, timeout=0)
+        assert [next(follower).payload, next(follower).payload] == [b"a", b"b"]
+        with pytest.raises(CorruptLog):
+            next(follower)
+
+
+def test_the_refusal_names_place_range_term_and_command(damaged: str) -> None:
+    with pytest.raises(CorruptLog) as told:
+        open_log(damaged)
+    error, text = told.value, str(told.value)
+    assert error.segment is not None and (error.first_index, error.last_index, error.term) == (3, None, 1)
+    assert f"{damaged}/{error.segment}" in text and f"offset {error.offset}" in text
+    assert "entries 3 to the last one" in text and "term 1" in text and f"raftlog-mp check {damaged}" in text

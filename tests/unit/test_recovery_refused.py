@@ -188,3 +188,23 @@ def test_wrong_place_in_the_log_is_refused(tmp_path: Path) -> None:
     kill(journal)
     overwrite(path, offset, header + b"x")
     refused(log, "K", first_index=2)
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_after_a_failed_disk_sealed_segments_are_read_again(log_dir: str, failed: bool) -> None:
+    """Else they are trusted at the start, and verified when they are read."""
+    journal, _ = open_log(log_dir)
+    for number in range(20):
+        append(journal, b"%d" % number * 3000)
+    stop(journal)
+    state = manifest.load(Files(), log_dir)
+    assert len(state.segments) == 2
+    state.failed, state.clean = failed, False
+    manifest.save(Files(), log_dir, state)
+    path = segment_path(log_dir, 0)
+    flip(path, fmt.DATA_OFFSET + 3 * fmt.RECORD_BYTES)
+    if failed:
+        error = refused(log_dir, "F")
+        assert error.segment == os.path.basename(path) and error.last_index == state.segments[0].last_index
+    else:
+        stop(open_log(log_dir)[0])
