@@ -25,7 +25,7 @@ from .source import Source
 from .types import Entry
 
 CHUNK_BYTES = 256 * 1024  # of one copy during a range read
-OPEN_SEGMENTS = 32  # open at once in one handle
+OPEN_SEGMENTS = 64  # open at once in one handle
 TRIES = 100  # a reader that is overtaken again and again by rolls gives up; each try sees a newer catalog
 
 Fields = tuple[Any, ...]
@@ -169,8 +169,9 @@ class Reader:
         return self._get_slowly(index)
 
     def _get_slowly(self, index: int) -> Entry | None:
-        for _ in range(TRIES):
-            self.view()
+        for attempt in range(TRIES):
+            if attempt:  # get() has just settled it
+                self.view()
             if not self._first() <= index <= self._last():
                 return None
             try:

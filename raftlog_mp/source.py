@@ -152,6 +152,7 @@ class Source:
         self._catalog = Catalog([])
         self._manifest: Manifest | None = None
         self._looked = 0.0
+        self._manifest_path = manifest.manifest_path(directory)
         self._manifest_state: tuple[int, int, int] | None = None
 
     def view(self) -> Any:
@@ -178,7 +179,7 @@ class Source:
 
     def _read_files(self) -> FileView:
         for _ in range(10):  # a writer may start, roll and stop while we look: then what we saw does not fit together
-            self._manifest_state = self._files.signature(manifest.manifest_path(self._directory))
+            self._manifest_state = self._files.signature(self._manifest_path)
             found = manifest.load(self._files, self._directory)
             view = FileView(self._files, self._directory, found)
             if manifest.load(self._files, self._directory).as_dict() == found.as_dict():
@@ -187,7 +188,7 @@ class Source:
 
     def _look_for_writer(self) -> None:
         # Every start of a writer, and everything that takes entries away, replaces the manifest before it is answered.
-        now, state = wakeup.now(), self._files.signature(manifest.manifest_path(self._directory))
+        now, state = wakeup.now(), self._files.signature(self._manifest_path)
         if state != self._manifest_state or now - self._looked > LOOK_SECONDS:
             self._looked, self._manifest_state = now, state
             if not self.link.try_connect() and self._files_allowed and self._file_view is not None:
