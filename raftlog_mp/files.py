@@ -84,13 +84,12 @@ class Files:
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
         return mmap.mmap(fd, length, flags=flags, prot=mmap.PROT_READ)
 
-    def signature(self, path: str) -> tuple[int, int, int] | None:
-        """Changes whenever the file is replaced or written: inode, time of change, size.  None if it is not there."""
-        try:
-            found = os.stat(path)
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+    def replaced(self, fd: int) -> bool:
+        """Whether the file was replaced or removed since it was opened: no name leads to it any more.
+
+        Certain, while inode and time of change are not: an inode is used again, and two changes may share a tick.
+        """
+        return os.fstat(fd).st_nlink == 0
 
     # ------------------------------------------------------------ directories
     def make_dir(self, path: str) -> None:

@@ -319,6 +319,7 @@ class LogReader:
         if not self._link.closed:
             self._link.close()
             self._reader.close()
+            self._source.close()
 
     def __enter__(self) -> Self:
         self._link.check_open()

@@ -6,6 +6,7 @@ writer appears, and one whose writer died goes on with what that writer had publ
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -142,6 +143,38 @@ class FileView:
         return from_slots(self.plan.tail.base_index, self.plan.slots + self.plan.ring_slots)
 
 
+class _Watched:
+    """A file that is held open, so that one that replaces it is told from it."""
+
+    def __init__(self, files: Files, path: str) -> None:
+        self._files, self._path = files, path
+        self._fd: int | None = None
+
+    def open(self) -> None:
+        """Hold the file that stands there now."""
+        self.close()
+        with contextlib.suppress(OSError):
+            self._fd = self._files.open(self._path)
+
+    def replaced(self) -> bool:
+        """Whether another file, or none, stands there now."""
+        fd = self._fd
+        try:
+            return fd is None or self._files.replaced(fd)
+        except OSError:  # another thread has just let go of it
+            return True
+
+    def close(self) -> None:
+        """Let go of it."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._files.close(fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            self.close()
+
+
 class Source:
     """The current view of a handle, and the catalog that belongs to it."""
 
@@ -152,8 +185,7 @@ class Source:
         self._catalog = Catalog([])
         self._manifest: Manifest | None = None
         self._looked = 0.0
-        self._manifest_path = manifest.manifest_path(directory)
-        self._manifest_state: tuple[int, int, int] | None = None
+        self._manifest_file = _Watched(files, manifest.manifest_path(directory))
 
     def view(self) -> Any:
         """The view in force: live if there ever was a writer for this handle, else the files'."""
@@ -179,7 +211,7 @@ class Source:
 
     def _read_files(self) -> FileView:
         for _ in range(10):  # a writer may start, roll and stop while we look: then what we saw does not fit together
-            self._manifest_state = self._files.signature(self._manifest_path)
+            self._manifest_file.open()  # before it is read: a file that replaces it later is noticed
             found = manifest.load(self._files, self._directory)
             view = FileView(self._files, self._directory, found)
             if manifest.load(self._files, self._directory).as_dict() == found.as_dict():
@@ -188,13 +220,12 @@ class Source:
 
     def _look_for_writer(self) -> None:
         # Every start of a writer, and everything that takes entries away, replaces the manifest before it is answered.
-        now, state = wakeup.now(), self._files.signature(self._manifest_path)
-        if state != self._manifest_state or now - self._looked > LOOK_SECONDS:
-            self._looked, self._manifest_state = now, state
-            if not self.link.try_connect() and self._files_allowed and self._file_view is not None:
-                latest = manifest.load(self._files, self._directory)
-                if latest.generation != self._file_view.generation:  # a writer came and went
-                    self._file_view = self._read_files()
+        now, replaced = wakeup.now(), self._manifest_file.replaced()
+        if replaced or now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            # A writer that is there and does not answer now may have changed the log all the same.
+            if not self.link.try_connect() and self._files_allowed and replaced:
+                self._file_view = self._read_files()
 
     def outlast(self, view: Any) -> bool:
         """Wait until the change in ``view`` is over; if its writer is gone, turn to the next one or to the files.
@@ -222,6 +253,10 @@ class Source:
         live = self.link.view
         if self._files_allowed and live is not None and view is live:
             self.link.forget_view(live)
+
+    def close(self) -> None:
+        """Let go of what is held open."""
+        self._manifest_file.close()
 
     # ------------------------------------------------------------ catalog
     def catalog(self) -> Catalog:
