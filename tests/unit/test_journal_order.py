@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,10 @@ from support.faulty_files import FaultyFiles
 from raftlog_mp import format as fmt
 from raftlog_mp.config import KIB, MIB
 from raftlog_mp.journal import Journal
+from raftlog_mp.syncer import Syncer
+from raftlog_mp.types import LogId
 
-from .journals import BOTH, append, commit, kill, open_log, put
+from .journals import BOTH, append, commit, kill, open_log, put, stop
 
 
 # ---------------------------------------------------------------- the order, as a harness
@@ -166,3 +169,54 @@ def test_control_a_floor_above_the_durable_position_is_caught(log_dir: str) -> N
             journal.append(b"x" * 200_000, fmt.crc32c(b"x" * 200_000), 1, 1, 0, 0)
             journal.copy_to_ring()
     kill(journal)
+
+
+class SlowSync(FaultyFiles):
+    """Its data syncs end when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.may_end.set()
+
+    def sync(self, fd: int) -> None:
+        self.begun.set()
+        assert self.may_end.wait(60)
+        super().sync(fd)
+
+
+@pytest.mark.parametrize("change", ["truncate", "reset"])
+def test_an_fsync_in_flight_does_not_raise_the_frontier_again(log_dir: str, change: str) -> None:
+    """It covered entries that are gone: the change waits for it, and from then on durable_index stays below them."""
+    files = SlowSync()
+    journal, _ = open_log(log_dir, files, strategy="mem_first")
+    append(journal, b"1", b"2", b"3", b"4")
+    told: list[int] = []
+    journal.control.durable_index = RecordedCell(journal.control.durable_index, told.append)
+    syncer = Syncer()
+    files.begun.clear()
+    files.may_end.clear()
+    journal.job = journal.make_job()
+    syncer.submit(journal.job)
+    assert files.begun.wait(60), "the fsync is in flight"
+
+    def act() -> None:
+        if change == "truncate":
+            journal.replace_from(2, [], 0, 0)
+        else:
+            journal.reset(LogId(0, 0), 0, 0)
+
+    changing = threading.Thread(target=act)
+    changing.start()
+    assert changing.is_alive() and told == []
+    files.may_end.set()
+    changing.join(60)
+    left = 1 if change == "truncate" else 0
+    assert journal.durable_index == left and told[-1] == left and 4 in told
+    before = len(told)
+    append(journal, b"another", term=2)
+    assert journal.control.durable_index.load() == left, "the entry at the same index is not durable yet"
+    journal.flush()
+    assert told[before:] and max(told[before:]) == left + 1
+    syncer.close()
+    stop(journal)
