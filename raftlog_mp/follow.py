@@ -167,10 +167,13 @@ def bounds(view: Any) -> tuple[int, int, LogId]:
 
 
 def holds(view: Any, log_id: LogId) -> bool:
-    """Whether the log has this entry, as far as its term can tell; yes if it was purged.  Inside ``steady``, too."""
+    """Whether the log has this entry, as far as its term can tell; yes if it was purged.  Inside ``steady``, too.
+
+    Terms never fall, so what was purged cannot have had a higher term than the boundary: that is gone otherwise.
+    """
     _, last, purged = bounds(view)
     if log_id.index <= purged.index:
-        return log_id.index < purged.index or log_id == purged
+        return log_id == purged or (log_id.index < purged.index and log_id.term <= purged.term)
     term = view.terms.ask(view.control.terms.load(shm.ACQUIRE), lambda runs: runs.term_of(log_id.index))
     return bool(log_id.index <= last and term == log_id.term)
 
@@ -185,6 +188,8 @@ def start_of(reader: Reader, start: int | None, after: LogId | None) -> int:
         if start is not None:
             raise TypeError("give start or after, not both")
         after = as_log_id("after", after)
+        if after.index + 1 < first and after.term > purged.term:
+            raise truncated(after, reader)  # no such entry can be among those that were purged
         if after.index + 1 < first:
             raise compacted(after.index + 1, first)
         if after.index + 1 == first:

@@ -31,6 +31,11 @@ def _first_after(log: Log, after: LogId) -> Any:
     return next(log.follow(after=after, timeout=0))
 
 
+def _with_lower_boundary(log: Log) -> None:
+    fill(log, *TERMS)
+    log.reset(LogId(2, 10))
+
+
 class Following(Rules):
     """follow."""
 
@@ -95,6 +100,20 @@ class Following(Rules):
             same("after a flush", list(log.follow(upto="durable", timeout=0)), entries(1, *TERMS))
 
     # ------------------------------------------------------------ entries that go
+    def test_what_a_snapshot_of_a_lower_term_replaced_is_truncated(self) -> None:
+        """An entry of a higher term than the boundary behind it was not purged: it is gone, and that is told."""
+
+        def check(log: Log) -> None:
+            raised(Truncated, "follow(after=LogId(5, 5))", partial(_first_after, log, LogId(5, 5)))
+            raised(Compacted, "follow(after=LogId(2, 3))", partial(_first_after, log, LogId(2, 3)))
+
+        with self.log(*TERMS) as log:
+            follower = log.follow(timeout=0)
+            same("five entries", [next(follower) for _ in range(5)], entries(1, *TERMS))
+            log.reset(LogId(2, 10))
+            raised(Truncated, "next() after reset(LogId(2, 10))", partial(next, follower))
+        self.kept(_with_lower_boundary, check)
+
     def test_a_follower_whose_last_entry_is_gone_is_told(self) -> None:
         """Truncated, with the last index, after truncation, replacement and reset of what was yielded."""
         changes: tuple[tuple[Callable[[Log], object], int], ...] = (
