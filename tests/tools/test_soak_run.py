@@ -25,7 +25,7 @@ import raftlog_mp as rl
 
 TOOLS = Path(memory_soak.__file__).parent
 SOAK = [sys.executable, str(TOOLS / "memory_soak.py")]
-SOAK_SECONDS = 8.0  # of the soak in the default run
+SOAK_SECONDS = 20
 PATIENCE_SECONDS = 60.0
 SMALL = ["--producers", "2", "--readers", "1"]
 CALM = ["--grace", "20", "--recovered", "0.3"]  # other programs may have this machine busy
