@@ -69,6 +69,7 @@ class Writer:
         self._spin_seconds, self._cores = 0.0, wakeup.cores()
         self._count_at, self._luck = 0.0, Patience()
         self._relief = Relief(self.journal)
+        self._relief.look()  # before anybody is served: the level outlives a writer
         self._linger = linger
         self._stopping = False
         self._last_state = layout.STATE_STOPPED

@@ -164,3 +164,11 @@ def test_the_change_of_level_is_in_the_writers_log(rehearsal: Rehearsal) -> None
         stats = log.stats()
         assert stats.pressure_changes == 2 and stats.writer_rss_bytes > 1 << 20
         assert (stats.memory_limit_bytes, stats.memory_used_bytes) == (1000 << 20, 100 << 20)
+
+
+def test_a_writer_that_starts_under_pressure_knows_it_before_it_serves(rehearsal: Rehearsal) -> None:
+    rehearsal.tree.host(1000, HARD)
+    with rl.start_writer(rehearsal.log_dir, rehearsal.config), rl.open_log(rehearsal.log_dir) as log:
+        assert log.stats().pressure_level == "hard"
+        with pytest.raises(rl.Backpressure):
+            log.append(b"x", timeout=0.05)
