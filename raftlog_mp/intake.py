@@ -65,7 +65,11 @@ class Intake:
 
     def waiting(self) -> bool:
         """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads)."""
-        return any(p.lane is not None and p.lane.tail.load(shm.SEQ_CST) != p.lane.head for p in self.sessions.clients)
+        for peer in self.sessions.clients:
+            lane = peer.lane
+            if lane is not None and lane.tail.load(shm.SEQ_CST) != lane.head:
+                return True
+        return False
 
     def count_active(self) -> int:
         """Clients that submitted anything since the last call."""

@@ -12,7 +12,7 @@ All methods run in the writer's main thread.  A :class:`FlushJob` is the one thi
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import format as fmt
 from . import hard_state, layout, shm
@@ -89,6 +89,7 @@ class Pipeline:
         self._limit = 0  # stream position that a record in the active segment may reach
         self._index_limit = 0  # first entry index beyond the active index
         self._open_end = self._open_index = 0
+        self._buffered_limit = config.buffered_bytes_limit
         self.sync_seconds = 0.0  # of the newest sync
         self.dead: list[SegmentInfo] = []  # no longer listed; their files may go
         self.appends = self.entries = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
@@ -102,7 +103,7 @@ class Pipeline:
 
     def _open_gate(self) -> None:
         """Recompute up to where :meth:`admits` says yes; after every change of the durable frontier or segment."""
-        self._open_end = min(self._limit, self.durable + self.config.buffered_bytes_limit)
+        self._open_end = min(self._limit, self.durable + self._buffered_limit)
         if self.terms.short:
             self._open_end = 0  # needs_roll() is to look for space first
         entries = self.config.max_buffered_entries
@@ -185,18 +186,21 @@ class Pipeline:
         return self.vouched < self.tail_entries_end <= self.durable and self.end == self.durable
 
     # ------------------------------------------------------------ memory
-    def copy_to_ring(self) -> None:
-        """Bytes, then index slots: in place, but below no published cursor yet."""
-        if self._parts:
-            self.ring.write(self.copied, b"".join(self._parts))
-            self._parts.clear()
-            self.copied = self.end
+    def copy_to_ring(self) -> bytes:
+        """Bytes, then index slots: in place, but below no published cursor yet.  Returns the bytes."""
+        if not self._parts:
+            return b""  # no record, so no slot
+        data = b"".join(self._parts)
+        self.ring.write(self.copied, data)
+        self._parts.clear()
+        self.copied = self.end
         if self._slots:
             assert self.index is not None
             self.tail_entries_end, self.vouched = self.end, self.durable  # entries came: a mark is owed again
             self.index.write(self._slots_from, b"".join(self._slots))
             self._slots.clear()
             self._slots_from = self.next_index
+        return data
 
     def publish(self) -> None:
         """Let readers see everything that was copied to the ring."""
@@ -252,19 +256,23 @@ class Pipeline:
     # ------------------------------------------------------------ disk
     def flush(self) -> None:
         """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good."""
-        self.copy_to_ring()
+        newest = self.copy_to_ring()
         self.finish_job()
         if self.copied > self.durable:
-            self.job = self.make_job()
+            self.job = self.make_job(newest)
             self.job.run()
             self.finish_job()
 
-    def make_job(self) -> FlushJob:
-        """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""
+    def make_job(self, newest: bytes = b"") -> FlushJob:
+        """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it.
+
+        ``newest`` are the last bytes that went to the ring: often all that is to be written.
+        """
         assert self.segment is not None
         if self.failure is not None:
             raise self.failure
-        pieces = self.ring.slices(self.written, self.copied)
+        whole = newest and self.written + len(newest) == self.copied
+        pieces: list[Any] = [newest] if whole else self.ring.slices(self.written, self.copied)
         job = FlushJob(self.segment, self.written, pieces, self.copied, self._slots_from - 1)
         self.written = self.copied
         self.control.written.store(self.written, shm.RELAXED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from typing import Any
 
 from . import wakeup
 from .segment import SegmentWriter
@@ -12,7 +13,7 @@ from .segment import SegmentWriter
 class FlushJob:
     """Write ring bytes ``[start, end)`` to the segment and sync it.  Runs in any thread; touches nothing else."""
 
-    def __init__(self, segment: SegmentWriter, start: int, pieces: list[memoryview], end: int, last_index: int) -> None:
+    def __init__(self, segment: SegmentWriter, start: int, pieces: list[Any], end: int, last_index: int) -> None:
         self.segment, self.start, self.pieces = segment, start, pieces
         # What the sync will cover is fixed here, before it is issued: later bytes are not in it.
         self.end, self.last_index = end, last_index
@@ -30,7 +31,8 @@ class FlushJob:
             self.error = error
         finally:
             for piece in self.pieces:
-                piece.release()
+                if type(piece) is memoryview:  # of the ring, which could not be unmapped else
+                    piece.release()
         self.seconds = wakeup.now() - began
         if self.finished is not None:
             self.finished.set()

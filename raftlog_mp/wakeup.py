@@ -23,9 +23,7 @@ _RING_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _RECV_FLAGS = int(socket.MSG_DONTWAIT)
 
 
-def now() -> float:
-    """Monotonic seconds of this process; never compared across processes."""
-    return time.monotonic()
+now = time.monotonic  # seconds, of this process: never compared across processes
 
 
 def cores() -> int:

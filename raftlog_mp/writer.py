@@ -81,7 +81,7 @@ class Writer:
     # ------------------------------------------------------------ loop
     def run(self) -> None:
         """Serve until :meth:`stop`, or until the linger time has passed without a client."""
-        busy_rounds = 0
+        rounds = 0  # since the sockets were looked at
         if self._scrubber is not None:
             self._scrubber.tend(self.journal.manifest, self.control)
             self._scrubber.start()
@@ -92,10 +92,12 @@ class Writer:
             self._commit(moved)
             if self._relief.look():
                 self.sessions.ring_all()
-            busy_rounds = busy_rounds + 1 if moved and not self._intake.blocked else 0
-            if busy_rounds % BUSY_ROUNDS:
+            rounds += 1
+            busy = moved and not self._intake.blocked
+            if rounds < BUSY_ROUNDS and (busy or self._spin()):
                 continue  # more may have arrived meanwhile; sockets are looked at every few rounds
-            self._sleep(0.0 if busy_rounds else self._patience())
+            rounds = 0
+            self._sleep(0.0 if busy else self._patience())
             if self._linger:
                 self._check_linger()
         self._shut_down()
@@ -103,8 +105,9 @@ class Writer:
     def _gather(self) -> None:
         """What arrived while the first submissions were taken shares their fsync."""
         for _ in range(GATHER_ROUNDS):
-            if self._intake.blocked or not self._intake.drain():
+            if self._intake.blocked or not self._intake.waiting():
                 return
+            self._intake.drain()
 
     def stop(self, *_: Any) -> None:
         """Ask for an orderly end; safe in a signal handler."""
@@ -125,8 +128,6 @@ class Writer:
     def _sleep(self, seconds: float) -> None:
         poller = self.sessions.poller
         self._count_busy()
-        if seconds > 0 and self._spin():
-            seconds = 0.0
         if seconds > 0:
             # Doorbell, sleeper's side: flag SEQ_CST, then every cursor SEQ_CST.  A client stores its cursor, then
             # loads the flag.  Either it sees the flag and rings, or we see its cursor here.
@@ -182,7 +183,6 @@ class Writer:
         journal = self.journal
         if moved:
             self._last_activity = wakeup.now()
-            journal.tell_unflushed()
         if journal.failure is not None:
             self._fail_unpublished()
             return
@@ -196,13 +196,16 @@ class Writer:
                 if journal.job is None and self._flush_due():
                     self._start_background_flush()
             else:
-                journal.copy_to_ring()  # a batch policy gathers in the ring, not in this process's memory
                 if self._flush_due():
                     self._flush_and_publish()
-            self._idle_mark()
+                else:
+                    journal.copy_to_ring()  # a batch policy gathers in the ring, not in this process's memory
+                    journal.tell_unflushed()
+            if not moved:
+                self._idle_mark()
         except errors.SyncFailed:
             self._fail_unpublished()
-        if journal.end == journal.published:
+        if self._intake.owing and journal.end == journal.published:
             self._answer()
         if self._intake.orders.news:
             self._intake.orders.news = False
