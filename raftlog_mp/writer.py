@@ -6,6 +6,7 @@ wait: it copies submissions out of their lanes, believes only the copies, and ri
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -358,6 +359,7 @@ def serve(
         writer = Writer(directory, config, linger=linger, files=files)
         processes.on_signals(writer.stop, interrupt=interrupt)
         on_ready(writer)
+        gc.freeze()  # modules and types stay for ever: a full collection that walks them stops everybody for 25 ms
         writer.run()
         return writer.plan  # the lock goes with the process: nobody takes the log over while this one still lives
     except BaseException:
