@@ -20,7 +20,7 @@ from .orders import Orders
 from .producers import APPENDED, FORGOTTEN
 from .sessions import Peer, Sessions
 
-VIEW_BYTES = 4096  # below, slicing bytes is cheaper than making a view
+VIEW_BYTES = 4096  # larger bodies are looked at in place, in our private copy; below, slicing is cheaper than a view
 DRAIN_BYTES = 256 * 1024  # of one lane in one round: a flooding client cannot starve the others
 
 
@@ -37,6 +37,11 @@ class _Run:
             self.close()
             self._first_index, self._count, self._term = first_index, count, term
         self._last, self._next_index = sequence, first_index + count
+
+    def add_singles(self, sequence: int, first_index: int, batches: int, term: int) -> None:
+        """Several appended batches of one entry each; ``sequence`` is the last one's."""
+        self.add(sequence, first_index, 1, term)
+        self._next_index += batches - 1
 
     def close(self) -> None:
         """The next answer is of another kind, or a publish may come: a run never reaches across one."""
@@ -108,7 +113,7 @@ class Intake:
         """Execute submissions of one lane from a private copy of its bytes; True if any was taken."""
         start, journal, run = lane.head, self.journal, _Run(peer)
         chunk = lane.copy(start, min(tail, start + DRAIN_BYTES))
-        at, size, entry_limit = 0, len(chunk), self._entry_limit
+        at, size = 0, len(chunk)
         if journal.unflushed_entries == 0:
             self.oldest = wakeup.now()
         self.owing.append(peer)
@@ -129,25 +134,20 @@ class Intake:
             if sequence != peer.next_sequence:
                 self.sessions.drop_bad(peer, f"sequence {sequence} where {peer.next_sequence} was due")
                 break
-            # Large bodies are looked at in place, in our private copy: one copy less.
-            source = chunk if length < VIEW_BYTES else memoryview(chunk)
-            body: Any = source[at + SUBMISSION_BYTES : end]
-            if not flags and not journal.hard.term:
-                term = max(journal.last_term, self._term_floor)
-            if (
-                count == 1 and kind == layout.SUBMIT_APPEND and length <= entry_limit and crc32c(body) == body_crc
-                and journal.last_term <= term >= journal.hard.term and 0 < term <= layout.TERM_MAX and flags <= 1
-                and journal.admits(length, 1) and sequence > peer.resumed_until and journal.failure is None
-                and (flags or not journal.hard.term)
-            ):  # fmt: skip
-                run.add(sequence, journal.append(body, body_crc, 1, term, peer.producer, sequence), 1, term)
-            else:  # a batch, a repetition, no room, or not acceptable: the careful way
-                run.close()
-                answer = self._execute(peer, fields, body)
-                if answer is None:
-                    self.blocked = True  # no room now: it stays in the lane, nothing is lost or dropped
-                    break
-                peer.answers.append(answer)
+            if count == 1 and kind == layout.SUBMIT_APPEND and sequence > peer.resumed_until:
+                end = self._take_singles(peer, run, chunk, at)
+                if end > at:
+                    at = end
+                    continue
+                end = at + SUBMISSION_BYTES + length
+            # A batch, a repetition, no room, or not acceptable: the careful way.
+            run.close()
+            source: Any = chunk if length < VIEW_BYTES else memoryview(chunk)
+            answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
+            if answer is None:
+                self.blocked = True  # no room now: it stays in the lane, nothing is lost or dropped
+                break
+            peer.answers.append(answer)
             peer.next_sequence += 1
             at = end
         run.close()
@@ -157,6 +157,51 @@ class Intake:
         if 0 < tail - lane.head < SUBMISSION_BYTES and peer.lane is not None:
             self.sessions.drop_bad(peer, f"lane cursor {tail} ends inside a submission")
         return at > 0
+
+    def _take_singles(self, peer: Peer, run: _Run, chunk: bytes, at: int) -> int:
+        """The short way: submissions of one entry each that need no question asked, as far as they lie in a row.
+
+        Returns where the first lies that is none of these; :meth:`_execute` finds out what it is.
+        """
+        journal, hard = self.journal, self.journal.hard.term
+        if journal.failure is not None:
+            return at
+        room, count = journal.room()
+        first = sequence = peer.next_sequence
+        unpack, crc, head, size = SUBMISSION.unpack_from, crc32c, SUBMISSION_BYTES, len(chunk)
+        longest, append, extra = self._entry_limit, layout.SUBMIT_APPEND, fmt.RECORD_BYTES
+        bodies: list[bytes] = []
+        crcs: list[int] = []
+        _, _, flags, _, _, term, _, _, _ = unpack(chunk, at)
+        given_first = term
+        if not flags and not hard:
+            term = max(journal.last_term, self._term_floor)
+        elif flags != FLAG_TERM_GIVEN or not journal.last_term <= term >= hard or not 0 < term <= layout.TERM_MAX:
+            return at
+        while at + head <= size and count > 0:
+            length, kind, mark, entries, body_crc, given, number, _, _ = unpack(chunk, at)
+            end = at + head + length
+            room -= extra + length
+            if (
+                end > size or room < 0 or number != sequence or kind != append or entries != 1 or length > longest
+                or mark != flags or given != given_first
+            ):  # fmt: skip
+                break
+            body: Any = chunk[at + head : end] if length < VIEW_BYTES else memoryview(chunk)[at + head : end]
+            if crc(body) != body_crc:
+                break
+            bodies.append(body)
+            crcs.append(body_crc)
+            sequence += 1
+            count -= 1
+            at = end
+        if len(bodies) > 1:
+            index = journal.append_singles(bodies, crcs, term, peer.producer, first)
+            run.add_singles(sequence - 1, index, len(bodies), term)
+        elif bodies:
+            run.add(first, journal.append(bodies[0], crcs[0], 1, term, peer.producer, first), 1, term)
+        peer.next_sequence = sequence
+        return at
 
     def _execute(self, peer: Peer, fields: tuple[int, ...], body: bytes) -> Completion | None:
         """Decide one submission; None if there is no room for it now."""

@@ -157,6 +157,30 @@ class Pipeline:
             self.producers.record(producer, sequence, (first, count, term))
         return first
 
+    def room(self) -> tuple[int, int]:
+        """As :meth:`admits`: how many bytes of records, and how many entries, may enter before anybody asks why not."""
+        return self._open_end - self.end, self._open_index - self.next_index
+
+    def append_singles(
+        self, bodies: list[bytes], body_crcs: list[int], term: int, producer: int, sequence: int
+    ) -> int:
+        """As :meth:`append`, for submissions of one entry each with consecutive sequences; within :meth:`room`."""
+        first, count = self.next_index, len(bodies)
+        parts, positions = fmt.pack_singles(
+            bodies, body_crcs, self.log_id, self.generation, first, term, self.end, self.durable, producer, sequence
+        )
+        self._parts += parts
+        self._slots += map(pack_slot, positions)
+        size = len(bodies[-1])
+        self.end, self.next_index = positions[-1] + fmt.RECORD_BYTES + size, first + count
+        if term != self.last_term:
+            self._begin_term(first, term)
+        self.appends += count
+        self.entries += count
+        self.bytes += sum(map(len, bodies))
+        self.producers.record_singles(producer, sequence, first, count, term)
+        return first
+
     def _begin_term(self, first: int, term: int) -> None:
         self.last_term = term
         try:

@@ -8,6 +8,7 @@ is rebuilt from the headers of records; each segment starts with a snapshot, so 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import repeat
 
 import msgpack
 
@@ -75,9 +76,27 @@ class Producers:
         window[sequence] = outcome
         if sequence > self._highest.get(producer, 0):
             self._highest[producer] = sequence
+        if len(window) >= 2 * WINDOW:
+            self._trim_window(window)
+
+    @staticmethod
+    def _trim_window(window: dict[int, Outcome]) -> None:
         if len(window) >= 2 * WINDOW:  # amortised; the newest WINDOW sequences stay
             for old in sorted(window)[: len(window) - WINDOW]:
                 del window[old]
+
+    def record_singles(self, producer: int, sequence: int, first_index: int, count: int, term: int) -> None:
+        """Remember ``count`` submissions of one entry each, from ``sequence`` and ``first_index`` on."""
+        window = self._windows.get(producer)
+        if window is None:
+            window = self._windows[producer] = {}
+        indexes = range(first_index, first_index + count)
+        outcomes = zip(indexes, repeat(1, count), repeat(term, count), strict=True)
+        window.update(zip(range(sequence, sequence + count), outcomes, strict=True))
+        last = sequence + count - 1
+        if last > self._highest.get(producer, 0):
+            self._highest[producer] = last
+        self._trim_window(window)
 
     def unrecord(self, producer: int, sequence: int) -> None:
         """The step that was recorded ahead of its manifest did not come about."""
