@@ -29,7 +29,7 @@ class Ticket(Generic[T]):
     """A submission on its way.  Stays valid across writer restarts, until its outcome is known."""
 
     __slots__ = (
-        "_client", "_cursor", "_done", "_era", "_error", "_kind", "_meaning", "_submission", "_value", "sequence",
+        "_body", "_client", "_cursor", "_done", "_era", "_error", "_head", "_kind", "_meaning", "_value", "sequence",
     )  # fmt: skip
     _value: T  # once it is done, and was not refused
 
@@ -38,7 +38,7 @@ class Ticket(Generic[T]):
     ) -> None:
         self._client, self._era = client, era
         self._kind, self._meaning = kind, meaning  # None: an append, whose indexes are counted from answer to answer
-        self._submission = b""  # kept until the answer was read, to be sent again if the writer dies
+        self._head = self._body = b""  # kept until the answer was read, to be sent again if the writer dies
         self.sequence = self._cursor = 0
         self._done = False
         self._error: errors.RaftLogError | None = None
@@ -134,10 +134,10 @@ class Client:
                 if lane is not None and not self._link.stopped() and self._has_room(lane, length):
                     ticket.sequence = sequence = self._next_sequence
                     self._next_sequence = sequence + 1
-                    fixed = SUBMISSION.pack(len(body), ticket._kind, flags, count, crc, term, sequence, a, b)
-                    ticket._submission = fixed + body
+                    ticket._head = SUBMISSION.pack(len(body), ticket._kind, flags, count, crc, term, sequence, a, b)
+                    ticket._body = body
                     self._pending.append(ticket)
-                    ticket._cursor = lane.put(ticket._submission)
+                    ticket._cursor = lane.put(ticket._head, body)
                     break
             deadline = deadline or deadline_of(timeout)
             if lane is None or self._link.stopped():
@@ -256,14 +256,14 @@ class Client:
                     ticket._value = ticket._meaning((status, first, count, term, detail))
                 else:
                     ticket._error = self._refusal(ticket, (status, first, count, term, detail))
-                ticket._submission = b""
+                ticket._body = b""
                 ticket._done = True
         self._seen = done
         if ticket is not None:
             lane.reap(ticket.sequence, ticket._cursor)
 
     def _refusal(self, ticket: Ticket[Any], answer: Answer) -> errors.RaftLogError:
-        given = SUBMISSION.unpack_from(ticket._submission)[5] or None
+        given = SUBMISSION.unpack(ticket._head)[5] or None
         return refusal(answer, self._link.directory, ticket._kind, given)
 
     def await_ticket(self, ticket: Ticket[Any], deadline: float) -> None:
@@ -292,7 +292,7 @@ class Client:
     def _hello_fields(self) -> dict[str, Any]:
         with self._lock:
             first = self._pending[0].sequence if self._pending else self._next_sequence
-            room = sum(len(ticket._submission) for ticket in self._pending)
+            room = sum(layout.SUBMISSION_BYTES + len(ticket._body) for ticket in self._pending)
             return {
                 "producer": self._producer, "first_unresolved": first, "highest_sent": self._next_sequence - 1,
                 "lane_bytes": room,
@@ -304,7 +304,7 @@ class Client:
             self._lane = lane
             self._seen = 0
             for ticket in self._pending:
-                ticket._cursor = lane.put(ticket._submission)
+                ticket._cursor = lane.put(ticket._head, ticket._body)
 
     def _on_lost(self) -> None:
         """The connection ended.  Answers that were posted before are still in the old lane: they count."""

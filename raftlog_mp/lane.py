@@ -12,6 +12,8 @@ from typing import Any
 from . import layout, shm
 from .layout import COMPLETION, COMPLETION_BYTES, COMPLETION_SLOTS, COMPLETIONS_OFFSET, LANE_DATA_OFFSET
 
+APART_BYTES = 4096  # from here on, copying a body once more to have it in one piece costs more than writing two
+
 # last sequence, status, first index, entries in each batch, term, detail: see layout.COMPLETION
 Completion = tuple[int, int, int, int, int, int]
 
@@ -86,16 +88,23 @@ class LaneProducer(Seat):
         """Whether a submission of ``length`` bytes fits beside those whose completion is not read yet."""
         return self.tail + length - self.freed <= self.lane_bytes
 
-    def put(self, submission: bytes) -> int:
-        """Write one submission (header and body) and publish it; returns the cursor after it."""
+    def _write(self, data: bytes) -> None:
         low = LANE_DATA_OFFSET + self.tail % self.lane_bytes
         room = LANE_DATA_OFFSET + self.lane_bytes - low
-        if len(submission) <= room:
-            self._data[low : low + len(submission)] = submission
+        if len(data) <= room:
+            self._data[low : low + len(data)] = data
         else:
-            self._data[low : low + room] = submission[:room]
-            self._data[LANE_DATA_OFFSET : LANE_DATA_OFFSET + len(submission) - room] = submission[room:]
-        self.tail += len(submission)
+            self._data[low : low + room] = data[:room]
+            self._data[LANE_DATA_OFFSET : LANE_DATA_OFFSET + len(data) - room] = data[room:]
+        self.tail += len(data)
+
+    def put(self, head: bytes, body: bytes = b"") -> int:
+        """Write one submission and publish it; returns the cursor after it."""
+        if len(body) < APART_BYTES:
+            self._write(head + body)
+        else:
+            self._write(head)
+            self._write(body)
         # SEQ_CST: publishes the bytes above (it includes RELEASE) and is the cursor of the doorbell: after it
         # the client loads `writer_sleeping`; the writer stores that flag, then loads every `tail`.
         self._tail_cell.store(self.tail, shm.SEQ_CST)

@@ -31,6 +31,8 @@ from .syncer import FlushJob
 from .terms import Run, TermTable
 from .types import HardState, LogId
 
+APART_BYTES = 4096  # records of this size on average go to the ring part by part
+
 
 class Carried(NamedTuple):
     """Records that enter the log together with the segment that they open: durable before it is listed."""
@@ -211,11 +213,20 @@ class Pipeline:
 
     # ------------------------------------------------------------ memory
     def copy_to_ring(self) -> bytes:
-        """Bytes, then index slots: in place, but below no published cursor yet.  Returns the bytes."""
+        """Bytes, then index slots: in place, but below no published cursor yet.
+
+        Returns the bytes, if they were joined on the way.
+        """
         if not self._parts:
             return b""  # no record, so no slot
-        data = b"".join(self._parts)
-        self.ring.write(self.copied, data)
+        data = b""
+        if self.end - self.copied < APART_BYTES * len(self._parts):
+            data = b"".join(self._parts)
+            self.ring.write(self.copied, data)
+        else:  # large bodies: joining them would copy all of it once more
+            for part in self._parts:
+                self.ring.write(self.copied, part)
+                self.copied += len(part)
         self._parts.clear()
         self.copied = self.end
         if self._slots:

@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1]
 # From the ground up.  A module imports only from lines above its own; siblings do not import each other.
 LAYERS = (
     "errors types",  # the words
-    "config format layout protocol",  # format = disk bytes, layout = memory words; no I/O, no clock
+    "config format bodies layout protocol",  # format = disk bytes, layout = memory words; no I/O, no clock
     "flush pressure patience matching recovery_table batches",  # decisions: pure functions of numbers and facts
     "files shm wakeup processes probe memory device",  # the doors
     "control ring lane index segment catalog hard_state producers metrics terms era walk",  # one structure each

@@ -10,6 +10,7 @@ import pytest
 
 from raftlog_mp import format as fmt
 from raftlog_mp import layout
+from raftlog_mp.bodies import even_length
 from raftlog_mp.config import KIB, MIB
 from raftlog_mp.intake import Intake
 
@@ -111,6 +112,35 @@ def test_packing_a_run_is_packing_its_records_one_by_one() -> None:
         ) + body
         position = 5000 + len(expected)
     assert b"".join(parts) == expected
+
+
+@pytest.mark.parametrize("count", [2, 15, 16, 100, 65_535, 65_536])
+@pytest.mark.parametrize("length", [0, 1, 255, 256, 65_535, 65_536])
+def test_an_even_body_is_proved_without_decoding(count: int, length: int) -> None:
+    if count * length > 2_000_000:
+        count = 16
+    payloads = [b"\xc4" * length] * count  # looks like headers everywhere
+    body = fmt.pack_body(payloads)
+    assert even_length(body, count) == length
+    assert even_length(memoryview(body), count) == length
+    assert even_length(body + b"x", count) is None and even_length(body[:-1], count) is None
+    assert even_length(body, count + 1) is None
+
+
+def test_a_body_that_is_called_even_decodes_to_strings_of_that_length() -> None:
+    """Whatever stands in it: every byte of a small body changed in turn, in two ways, and cut anywhere."""
+    rng = random.Random(9)
+    for count, length in ((2, 0), (3, 1), (15, 3), (16, 2), (20, 300)):
+        body = fmt.pack_body([rng.randbytes(length) for _ in range(count)])
+        damaged = [body[:at] + bytes([new]) + body[at + 1 :] for at in range(len(body)) for new in (body[at] ^ 1, 0xC5)]
+        called_even = 0
+        for candidate in [body, *damaged, *(body[:at] for at in range(len(body)))]:
+            for number in (count, count + 1):
+                found = even_length(candidate, number)
+                if found is not None:
+                    called_even += 1
+                    assert [len(payload) for payload in fmt.unpack_body(candidate, number)] == [found] * number
+        assert called_even >= 1 + (length > 0), "payload bytes may change"
 
 
 def test_a_run_ends_where_the_room_ends(log_dir: str) -> None:
