@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
 
 import click
@@ -71,12 +72,14 @@ def bench(
     from . import report, result, stores
     from . import rounds as runner
 
-    if plot is not None:
-        picture.check()
     plan = result.Plan(
         rounds=rounds or (2 if small else 5), seconds=seconds or (0.05 if small else 0.5), small=small, full=full,
         groups=only or tuple(GROUPS), peers=tuple(stores.installed()),
     )  # fmt: skip
+    if plot is not None:
+        picture.check(plan, plot)
+    # A service manager's SIGTERM, too, is to stop the writers and remove the logs, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=directory) as folder,
         screen.step_progress("bench", plan.steps) as step,

@@ -151,7 +151,7 @@ def _words(out: Any, result: Result) -> None:
     problems = "no problem" if not result.problems else f"{len(result.problems)} PROBLEMS, named below"
     lines.append(("verified", f"{counted} entries counted, {compared} contents compared: {problems}"))
     for word, meaning in lines:
-        out.print(f"{word:<15}  {meaning}", style="dim", soft_wrap=True)
+        out.print(f"{word:<15}  {meaning}", style="dim", soft_wrap=True, markup=False)
 
 
 def value(unit: str, figure: float | None) -> str:

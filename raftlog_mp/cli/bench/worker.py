@@ -43,7 +43,8 @@ def payload_of(client: int, number: int, size: int = ENTRY_BYTES) -> bytes:
 
 def percentiles(seconds: list[float]) -> list[float]:
     """The 1st to the 99th percentile, in microseconds."""
-    return [at * 1e6 for at in statistics.quantiles(seconds * 2 if len(seconds) < 2 else seconds, n=100)]
+    times = seconds * 2 if len(seconds) == 1 else seconds
+    return [at * 1e6 for at in statistics.quantiles(times, n=100, method="inclusive")]
 
 
 class Worker:
