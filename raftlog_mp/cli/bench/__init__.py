@@ -8,14 +8,26 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import tempfile
+from collections.abc import Iterator
 
 import click
 
 from .. import options, outcome, screen
 from .cases import GROUPS
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM, too, is to stop the writers and to remove the logs, as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class Groups(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
@@ -51,9 +63,9 @@ class Groups(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     help="Length of one measurement; default: 0.5, or 0.05 with --small.",
 )
 @click.option(
-    "--small", is_flag=True, help="A minute in all: shows that it works, the figures are rough."
+    "--small", is_flag=True, help="Small logs, few clients, short: shows that it works; the figures are rough."
 )
-@click.option("--full", is_flag=True, help="Also logs of ten million entries (4 GB of disk, minutes more).")
+@click.option("--full", is_flag=True, help="Also logs of ten million entries (3 GB of payload).")
 @options.as_json("Print one object with every round's figures, the machine and the command.")
 @click.option("--plot", type=click.Path(dir_okay=False, writable=True), metavar="FILE",
               help="Also draw rates and latencies into a picture (.png, .svg, .pdf).")  # fmt: skip
@@ -78,9 +90,8 @@ def bench(
     )  # fmt: skip
     if plot is not None:
         picture.check(plan, plot)
-    # A service manager's SIGTERM, too, is to stop the writers and remove the logs, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
+        sigterm_as_interrupt(),
         tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=directory) as folder,
         screen.step_progress("bench", plan.steps) as step,
     ):

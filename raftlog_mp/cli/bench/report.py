@@ -108,8 +108,10 @@ def _targets(result: Result) -> Any:
     table = _grid("targets", TARGET_COLUMNS)
     for case, target, values in result.targets():
         found = statistics.median(values)
-        against = {"": "", "fsyncs": "fsyncs an append", RAW: LIMITS[case.limit].label,
-                   BEST: f"best: {result.best_peer(case)}"}.get(target.against, target.against)  # fmt: skip
+        against = {
+            "fsyncs": "fsyncs an append", RAW: LIMITS[case.limit].label, "smallest": LIMITS["smallest"].label,
+            BEST: f"best: {result.best_peer(case)}",
+        }.get(target.against, target.against)  # fmt: skip
         name = f"{case.group}: {case.what}"
         spread_shown = f"{amount(case, target, min(values))} .. {amount(case, target, max(values))}"
         table.add_row(name, against, bound(case, target), amount(case, target, found), spread_shown,

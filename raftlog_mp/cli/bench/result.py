@@ -70,7 +70,7 @@ class Result:
     plan: Plan
     machine: dict[str, Any]
     figures: Rounds = field(default_factory=dict)
-    fsyncs: Rounds = field(default_factory=dict)  # device flushes per entry appended; "writer": ours' own count
+    fsyncs: Rounds = field(default_factory=dict)  # device flushes an append (or batch); "writer": ours' own count
     percentiles: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)  # us
     problems: list[str] = field(default_factory=list)
     verified_entries: int = 0  # counted
@@ -84,7 +84,7 @@ class Result:
             self.percentiles.setdefault(case.name, {}).setdefault(subject, []).append(percentiles)
 
     def add_fsyncs(self, case: Case, subject: str, count: float) -> None:
-        """One round's flushes per entry."""
+        """One round's flushes an append."""
         self.fsyncs.setdefault(case.name, {}).setdefault(subject, []).append(count)
 
     def check(self, fine: bool, problem: str) -> None:
@@ -164,7 +164,7 @@ class Result:
         subjects = {
             subject: {
                 "median": self.median(case, subject), "rounds": self.rounds_of(case, subject),
-                "fsyncs_per_entry": middle(self.fsyncs.get(case.name, {}).get(subject)),
+                "device_flushes_per_append": middle(self.fsyncs.get(case.name, {}).get(subject)),
                 "percentiles_us": middles(self.percentiles.get(case.name, {}).get(subject)),
             }
             for subject in self.figures.get(case.name, {})
@@ -176,7 +176,7 @@ class Result:
             "ours": self.median(case), "raw": self.median(case, RAW),
             "ratio": ratio, "ratio_min": min(ratios, default=None), "ratio_max": max(ratios, default=None),
             "best_peer": best, "ratio_best_peer": middle(self.ratios(case, best)) if best else None,
-            "writer_fsyncs_per_entry": middle(self.fsyncs.get(case.name, {}).get("writer")),
+            "writer_fsyncs_per_append": middle(self.fsyncs.get(case.name, {}).get("writer")),
             "prototype": list(case.prototype) if case.prototype else None,
             "reached": case.reached(ratio) if ratio is not None else None,
             "subjects": subjects,
