@@ -14,7 +14,7 @@ from . import errors, layout, place, processes, shm, startup, wakeup
 from .config import Batch, LogConfig
 from .files import Files
 from .findings import Plan
-from .flush import seconds_until_flush
+from .grouping import Grouping
 from .intake import Intake
 from .lock import take_lock
 from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
@@ -65,6 +65,7 @@ class Writer:
         self._wake = wakeup.Event()
         self.sessions.poller.add(self._wake.fd, self._wake)
         self._intake = Intake(self.journal, self.sessions, self._make_room)
+        self._grouping = Grouping(self._intake)
         self.sessions.on_hang_up = self._intake.drain_last
         self._spin_seconds, self._cores = 0.0, wakeup.cores()
         self._count_at, self._luck = 0.0, Patience()
@@ -125,6 +126,8 @@ class Writer:
     def _sleep(self, seconds: float) -> None:
         poller = self.sessions.poller
         self._count_busy()
+        if seconds > 0:
+            seconds = self._grouping.look(seconds)
         if seconds > 0 and self._spin():
             seconds = 0.0
         if seconds > 0:
@@ -183,6 +186,7 @@ class Writer:
         if moved:
             self._last_activity = wakeup.now()
             journal.tell_unflushed()
+            self._grouping.arrivals()
         if journal.failure is not None:
             self._fail_unpublished()
             return
@@ -213,8 +217,7 @@ class Writer:
     def _seconds_until_flush(self) -> float:
         if self._flush_asked or self._relief.level:  # under pressure nothing waits for its group to fill
             return 0.0
-        age = wakeup.now() - self._intake.oldest
-        return seconds_until_flush(self.config.flush_policy, self.journal.unflushed_entries, age)
+        return self._grouping.seconds_until_flush()
 
     def _flush_due(self) -> bool:
         journal = self.journal
@@ -233,7 +236,9 @@ class Writer:
 
     def _flush_and_publish(self) -> None:
         self._flush_asked = False
+        self._grouping.flushing()
         self.journal.flush()
+        self._grouping.flushed()
         self.journal.publish()
         self._answer()
         self.sessions.ring_all()
@@ -245,6 +250,7 @@ class Writer:
             self._flush_asked = False
             journal.publish()
             self._intake.oldest = wakeup.now()
+            self._grouping.flushing()
             journal.job = journal.make_job()
             self._syncer.submit(journal.job)
 
@@ -253,6 +259,7 @@ class Writer:
         if job is not None and job.finished is not None and job.finished.is_set():
             try:
                 self.journal.finish_job()
+                self._grouping.flushed()
             except errors.SyncFailed:
                 pass  # latched; the next submission and every waiter is told
             self.sessions.ring_all()
