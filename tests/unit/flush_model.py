@@ -1,4 +1,4 @@
-"""A writer, a disk and clients on a virtual clock: what a flush policy does to latencies and to the number of fsyncs."""
+"""A writer, a disk and clients on a virtual clock: what a flush policy does to latencies and to fsyncs."""
 
 from __future__ import annotations
 
