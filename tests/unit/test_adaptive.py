@@ -202,6 +202,12 @@ def test_what_is_told_during_the_fsync_waits_since_it_was_told() -> None:
     assert gathering.seconds_until_flush(now + 1e-3) == pytest.approx(PATIENCE_SYNCS * 1e-3)
     gathering.arrived(now + 4.8e-3, 1)
     assert gathering.seconds_until_flush(now + 4.8e-3) == pytest.approx(0.1e-3)
+    now += 5e-3
+    gathering.flushing(now)
+    gathering.arrived(now + 0.9e-3, 1)
+    gathering.flushed(now + 1e-3, 1)
+    gathering.arrived(now + 4.8e-3, 1)
+    assert gathering.seconds_until_flush(now + 4.8e-3) == pytest.approx(0.1e-3)
 
 
 def test_a_group_that_something_else_has_flushed_is_forgotten() -> None:
