@@ -53,7 +53,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
-    """Group size follows measured fsync time and arrival rate; ``target_ms`` bounds the wait of an entry."""
+    """Group size follows measured fsync time and arrival rate; there is no timer to tune.
+
+    At low load each group is flushed at once, as with :class:`Immediate`.  At high load a group waits while others
+    are likely to join it: clients that append one at a time all share each fsync, and a steady stream is gathered
+    until the oldest entry's wait and the fsync after it add up to ``target_ms``.  The target is the latency (of an
+    append with DiskFirst, until durable with MemFirst) that is accepted for fewer fsyncs, as far as the disk keeps
+    up: where one fsync takes longer than the target, nothing waits.  See docs/adaptive.md.
+    """
 
     target_ms: float = 5  # milliseconds, 0.1 .. 60_000
 

@@ -78,6 +78,10 @@ class Intake:
                 return True
         return False
 
+    def count_waiting(self) -> int:
+        """Clients whose lane holds more than was taken; one that submits right now may or may not be counted."""
+        return sum(p.lane is not None and p.lane.tail.load(shm.RELAXED) != p.lane.head for p in self.sessions.clients)
+
     def count_active(self) -> int:
         """Clients that submitted anything since the last call."""
         active, self._active = self._active, 0

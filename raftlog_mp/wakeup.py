@@ -19,6 +19,8 @@ from .protocol import BELL
 
 CREDENTIALS = struct.Struct("iII")
 RECV_BYTES = 1 << 16
+PRECISE_SECONDS = 0.02  # shorter waits are to end on time
+SELECT_DESCRIPTORS = 1024  # select(2) takes those below it
 _RING_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _RECV_FLAGS = int(socket.MSG_DONTWAIT)
 
@@ -34,6 +36,11 @@ def cores() -> int:
 def pause(seconds: float) -> None:
     """Wait between two attempts to reach a writer that is starting."""
     time.sleep(seconds)
+
+
+def give_way() -> None:
+    """Let another process have the core, if one is waiting for it; returns at once if none is."""
+    os.sched_yield()
 
 
 def user_id() -> int:
@@ -194,6 +201,10 @@ class Poller:
         if reminder is not None:
             left = max(reminder[0] - now(), 0.0)
             timeout = left if timeout is None else min(timeout, left)
+        if timeout is not None and 0 < timeout < PRECISE_SECONDS and self._epoll.fileno() < SELECT_DESCRIPTORS:
+            # epoll counts milliseconds and rounds up; select, with the epoll descriptor, counts microseconds.
+            select.select([self._epoll.fileno()], [], [], timeout)
+            timeout = 0.0
         events = self._epoll.poll(-1 if timeout is None else timeout)
         ready = [self._objects[fd] for fd, _ in events if fd in self._objects]
         if reminder is not None and now() >= reminder[0]:

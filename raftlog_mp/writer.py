@@ -15,7 +15,7 @@ from . import errors, layout, place, processes, shm, startup, wakeup
 from .config import Batch, LogConfig
 from .files import Files
 from .findings import Plan
-from .flush import seconds_until_flush
+from .grouping import Grouping
 from .intake import Intake
 from .lock import take_lock
 from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
@@ -66,6 +66,7 @@ class Writer:
         self._wake = wakeup.Event()
         self.sessions.poller.add(self._wake.fd, self._wake)
         self._intake = Intake(self.journal, self.sessions, self._make_room)
+        self._grouping = Grouping(self._intake)
         self.sessions.on_hang_up = self._intake.drain_last
         self._spin_seconds, self._cores = 0.0, wakeup.cores()
         self._count_at, self._luck = 0.0, Patience()
@@ -130,6 +131,8 @@ class Writer:
         poller = self.sessions.poller
         self._count_busy()
         if seconds > 0:
+            seconds = self._grouping.look(seconds)
+        if seconds > 0:
             # Doorbell, sleeper's side: flag SEQ_CST, then every cursor SEQ_CST.  A client stores its cursor, then
             # loads the flag.  Either it sees the flag and rings, or we see its cursor here.
             self.control.writer_sleeping.store(1, shm.SEQ_CST)
@@ -146,7 +149,9 @@ class Writer:
 
     def _spin(self) -> bool:
         """Look at the lanes for a while before sleeping, if everybody who is at work has a core."""
-        if self._spin_seconds <= 0 or self._intake.blocked or not self._luck.looks():
+        if self._spin_seconds <= 0 or self._intake.blocked or (self.journal.unflushed_entries and not self._mem_first):
+            return False  # the last: a group gathers before its fsync, and its policy says how to wait
+        if not self._luck.looks():
             return False
         lucky, until = False, wakeup.now() + self._spin_seconds
         while not lucky and wakeup.now() < until:
@@ -184,6 +189,7 @@ class Writer:
         journal = self.journal
         if moved:
             self._last_activity = wakeup.now()
+            self._grouping.arrivals()
         if journal.failure is not None:
             self._fail_unpublished()
             return
@@ -217,8 +223,7 @@ class Writer:
     def _seconds_until_flush(self) -> float:
         if self._flush_asked or self._relief.level:  # under pressure nothing waits for its group to fill
             return 0.0
-        age = wakeup.now() - self._intake.oldest
-        return seconds_until_flush(self.config.flush_policy, self.journal.unflushed_entries, age)
+        return self._grouping.seconds_until_flush()
 
     def _flush_due(self) -> bool:
         journal = self.journal
@@ -237,7 +242,9 @@ class Writer:
 
     def _flush_and_publish(self) -> None:
         self._flush_asked = False
+        self._grouping.flushing()
         self.journal.flush()
+        self._grouping.flushed()
         self.journal.publish()
         self._answer()
         self.sessions.ring_all()
@@ -249,6 +256,7 @@ class Writer:
             self._flush_asked = False
             journal.publish()
             self._intake.oldest = wakeup.now()
+            self._grouping.flushing()
             journal.job = journal.make_job()
             self._syncer.submit(journal.job)
 
@@ -257,6 +265,7 @@ class Writer:
         if job is not None and job.finished is not None and job.finished.is_set():
             try:
                 self.journal.finish_job()
+                self._grouping.flushed()
             except errors.SyncFailed:
                 pass  # latched; the next submission and every waiter is told
             self.sessions.ring_all()

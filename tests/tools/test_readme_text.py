@@ -87,11 +87,6 @@ def test_the_handles_attributes_exist() -> None:
         assert hasattr(rl.Log, name), name
 
 
-def test_what_is_said_to_be_missing_is_missing() -> None:
-    """When one of these arrives, the README's list has to follow."""
-    assert "`Adaptive` behaves as `Immediate`" in README
-
-
 def test_links_lead_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []

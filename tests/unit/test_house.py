@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 LAYERS = (
     "errors types",  # the words
     "config format bodies layout protocol",  # format = disk bytes, layout = memory words; no I/O, no clock
-    "flush pressure patience matching recovery_table batches",  # decisions: pure functions of numbers and facts
+    "flush adaptive pressure patience matching recovery_table batches",  # decisions: pure, of numbers and facts
     "files shm wakeup processes probe memory device",  # the doors
     "control ring lane index segment catalog hard_state producers metrics terms era walk",  # one structure each
     "manifest syncer view sweeper records shortage",  # structures made of structures
@@ -31,6 +31,7 @@ LAYERS = (
     " check backup repair_steps rehearsal",
     "link repair_end",
     "intake client source repair",
+    "grouping",
     "writer reader requests recovery",  # the roles
     "follow spawned",
     "log_reader lifecycle",  # the public handles
