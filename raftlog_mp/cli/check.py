@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 import click
 
 from .. import check as checking
 from ..diagnoses import DAMAGE, INFO, WARNING, Diagnosis
-from ..segment_check import Inspected, Task, inspect
 from . import options, outcome, screen
 
 if TYPE_CHECKING:
@@ -33,7 +29,7 @@ ROWS_MAX = 200  # of the table for people; --json has them all
     "--processes",
     type=click.IntRange(1),
     metavar="N",
-    help="Read segments in N processes; default: as many as cores and bytes are worth.",
+    help="Read segments in N processes; default: one, and as many as cores once it has taken a second.",
 )
 @options.as_json("Print one object: sound, findings (each with its file), segments.")
 def check(directory: str, processes: int | None, as_json: bool) -> int:
@@ -43,35 +39,12 @@ def check(directory: str, processes: int | None, as_json: bool) -> int:
     lies in DIR are looked at. Exit code 0: sound, at most with information; 1: damage or a warning.
     """
     with progress_bar() as progress:
-        report = checking.check_log(directory, processes=processes, progress=progress, run=in_processes)
+        report = checking.check_log(directory, processes=processes, progress=progress)
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
         show(report)
     return outcome.FINE if report.sound else outcome.FINDINGS
-
-
-def in_processes(tasks: list[Task], count: int) -> Iterator[Inspected]:
-    """The segments, inspected in ``count`` processes, in the order in which they are done.
-
-    They are forked: this process has no thread and no handle of a log yet.  A segment whose process was killed is
-    inspected here.
-    """
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(count, context, initializer=_leave_interrupts) as pool:
-        due = {pool.submit(inspect, task): task for task in tasks}
-        try:
-            for future in as_completed(due):
-                try:
-                    yield future.result()
-                except BrokenExecutor:
-                    yield inspect(due[future])
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends them
 
 
 @contextlib.contextmanager
