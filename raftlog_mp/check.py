@@ -27,7 +27,7 @@ from .records import entries_in_words, scan_segment
 from .segment_check import Inspected, Task, inspect
 
 TRIES = 5  # looks at a log that keeps changing while it is looked at
-ALONE_SECONDS = 1.0  # of reading here; if as much remains, other processes pay: each needs 0.3 s to begin
+ALONE_SECONDS = 2.0  # of reading here; if as much remains, other processes pay: each needs 0.3 s of a core to begin
 
 Progress = Callable[[int, int], object]
 
@@ -80,7 +80,7 @@ def check_log(
     """Look at everything in the log's directory; changes nothing, works beside a running writer.
 
     ``progress(done_bytes, total_bytes)`` is called as it goes on.  Segments are read in as many ``processes``, which
-    end with the call (None: as many as there are cores, once it has taken a second and would take another; 1: none).
+    end with the call (None: as many as cores, once it has taken two seconds and would take two more; 1: none).
     Raises :class:`NotALog` or :class:`AccessDenied` where there is nothing to look at; damage is told in the report.
     """
     files, path = Files(), real_path(directory)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {DAMAGE: "bold red", WARNING: "yellow", INFO: "dim"}
-LONG_BYTES = 64 << 20  # from here on a log is worth a progress bar
 ROWS_MAX = 200  # of the table for people; --json has them all
 
 
@@ -29,7 +26,7 @@ ROWS_MAX = 200  # of the table for people; --json has them all
     "--processes",
     type=click.IntRange(1),
     metavar="N",
-    help="Read segments in N processes; default: one, and as many as cores once it has taken a second.",
+    help="Read segments in N processes; default: one, and as many as cores once it has taken two seconds.",
 )
 @options.as_json("Print one object: sound, findings (each with its file), segments.")
 def check(directory: str, processes: int | None, as_json: bool) -> int:
@@ -38,39 +35,13 @@ def check(directory: str, processes: int | None, as_json: bool) -> int:
     Every checksum of every live segment is verified, and the manifest, the hard state, the index files and what else
     lies in DIR are looked at. Exit code 0: sound, at most with information; 1: damage or a warning.
     """
-    with progress_bar() as progress:
+    with screen.long_progress("checking") as progress:
         report = checking.check_log(directory, processes=processes, progress=progress)
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
         show(report)
     return outcome.FINE if report.sound else outcome.FINDINGS
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[checking.Progress]:
-    """A bar over bytes on stderr, from the first call on, if that is a terminal and the log is long."""
-    with contextlib.ExitStack() as stack:
-        moved: list[Callable[[int, int], None]] = []
-
-        def progress(done: int, total: int) -> None:
-            if total < LONG_BYTES or not sys.stderr.isatty():
-                return
-            if not moved:  # not before: a bar has a thread, and processes are forked first
-                moved.append(stack.enter_context(_bar("checking")))
-            moved[0](done, total)
-
-        yield progress
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=screen.console(stderr=True), transient=True) as drawn:
-        task = drawn.add_task(what)
-        yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
 # ---------------------------------------------------------------- for people

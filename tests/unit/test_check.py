@@ -106,12 +106,12 @@ def test_progress(sound: str) -> None:
 
 @pytest.mark.parametrize(
     ("processes", "seconds", "asked"),
-    [(1, 9.0, []), (9, 0.0, [3, 3]), (2, 0.0, [3, 2]), (None, 0.1, []), (None, 0.6, [2, 2])],
+    [(1, 9.0, []), (9, 0.0, [3, 3]), (2, 0.0, [3, 2]), (None, 0.1, []), (None, 1.2, [2, 2])],
 )
 def test_segments_are_read_in_other_processes_where_it_pays(
     sound: str, monkeypatch: pytest.MonkeyPatch, processes: int | None, seconds: float, asked: list[int]
 ) -> None:
-    """Unless told otherwise: once the first segments have taken a second, and the rest would take another."""
+    """Unless told otherwise: once the first segments have taken two seconds, and the rest would take two more."""
     alone = check_log(sound, processes=1).as_dict()
     told: list[int] = []
     clock = itertools.count(0.0, seconds)
