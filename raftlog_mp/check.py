@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import diagnoses, layout, manifest, place, shm, wakeup
@@ -203,10 +203,17 @@ class _Examination:
             report.findings += diagnoses.of_segment(one, found, row, mark, live=live)
         if self._refused_version and not any(one.newer for one in report.segments):
             name = self._refused_version.partition(" ")[0]
-            sentence = "a damaged version number looks like a newer release's: a writer refuses to start"
+            sentence = (
+                "a version number looks like a newer release's, but its checksum does not hold, and the manifest says "
+                "that no newer release wrote here: it is damaged, and a writer refuses to start"
+            )
             next_step = diagnoses.REPAIR
             if name == fmt.control_name(found.generation):
                 sentence, next_step = self._refused_version + ": a writer refuses to start", diagnoses.OTHER_RELEASE
+            report.findings = [
+                replace(one, next_step=next_step) if (one.file, one.next_step) == (name, diagnoses.START) else one
+                for one in report.findings
+            ]
             self._say(DAMAGE, name, sentence, next_step, offset=0)
         if plan is not None:
             report.findings += diagnoses.of_plan(plan, found, report.segments, report.findings)
