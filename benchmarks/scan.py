@@ -97,7 +97,7 @@ def whole_log(folder: Path, total_bytes: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="few bytes: shows that it runs, no figures to quote")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", default=None, help="where the files go (a folder that is removed afterwards)")

@@ -25,7 +25,8 @@ def parse_rate(text: str) -> int:
 
 
 def config(strategy: str, rate: int) -> rl.LogConfig:
-    return rl.LogConfig(strategy=strategy, scrub_bytes_per_s=rate, segment_bytes=8 << 20, ring_bytes=8 << 20)  # type: ignore[arg-type]
+    kind = rl.PersistenceStrategy(strategy)
+    return rl.LogConfig(strategy=kind, scrub_bytes_per_s=rate, segment_bytes=8 << 20, ring_bytes=8 << 20)
 
 
 def fill(path: str, strategy: str) -> None:

@@ -8,8 +8,9 @@ changed meanwhile: a change is no damage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import diagnoses, layout, manifest, place, shm, wakeup
@@ -21,14 +22,14 @@ from .errors import CorruptLog, VersionMismatch
 from .files import Files, PathLike, join, real_path
 from .findings import Plan, expected_header, make_plan
 from .manifest import Manifest, shm_folder
+from .processes import in_workers
 from .records import entries_in_words, scan_segment
 from .segment_check import Inspected, Task, inspect
 
 TRIES = 5  # looks at a log that keeps changing while it is looked at
-BYTES_A_PROCESS = 128 << 20  # below this a second process costs more than it gains
+ALONE_SECONDS = 2.0  # of reading here; if as much remains, other processes pay: each needs 0.3 s of a core to begin
 
 Progress = Callable[[int, int], object]
-Run = Callable[[list[Task], int], Iterable[Inspected]]
 
 
 @dataclass(slots=True)
@@ -74,18 +75,18 @@ class Report:
 
 
 def check_log(
-    directory: PathLike, *, processes: int | None = None, progress: Progress | None = None, run: Run | None = None,
-) -> Report:  # fmt: skip
+    directory: PathLike, *, processes: int | None = None, progress: Progress | None = None
+) -> Report:
     """Look at everything in the log's directory; changes nothing, works beside a running writer.
 
-    ``progress(done_bytes, total_bytes)`` is called as it goes on.  ``run(tasks, processes)`` inspects segments in that
-    many processes (None: as many as cores and bytes are worth); without it they are inspected here, one after another.
+    ``progress(done_bytes, total_bytes)`` is called as it goes on.  Segments are read in as many ``processes``, which
+    end with the call (None: as many as cores, once it has taken two seconds and would take two more; 1: none).
     Raises :class:`NotALog` or :class:`AccessDenied` where there is nothing to look at; damage is told in the report.
     """
     files, path = Files(), real_path(directory)
     if not _holds_segments(files, path):  # with segments and no manifest it was a log: that is a finding
         place.check_place(files, path, create=False)
-    examination = _Examination(files, path, processes, progress, run)
+    examination = _Examination(files, path, processes, progress)
     for attempt in range(TRIES):
         report = examination.look()
         # Whatever seems wrong counts only if nothing changed while it was looked at.
@@ -104,11 +105,9 @@ def _holds_segments(files: Files, path: str) -> bool:
 class _Examination:
     """One log, looked at once or several times; what was sound once is not read again."""
 
-    def __init__(
-        self, files: Files, path: str, processes: int | None, progress: Progress | None, run: Run | None
-    ) -> None:
+    def __init__(self, files: Files, path: str, processes: int | None, progress: Progress | None) -> None:
         self.files, self.path = files, path
-        self._processes, self._progress, self._run = processes, progress, run
+        self._processes, self._progress = processes, progress
         self._sound: dict[SegmentInfo, Inspected] = {}
         self._seen: tuple[bool, bytes] = (False, b"")
         self._total = self._done = 0
@@ -204,10 +203,17 @@ class _Examination:
             report.findings += diagnoses.of_segment(one, found, row, mark, live=live)
         if self._refused_version and not any(one.newer for one in report.segments):
             name = self._refused_version.partition(" ")[0]
-            sentence = "a damaged version number looks like a newer release's: a writer refuses to start"
+            sentence = (
+                "a version number looks like a newer release's, but its checksum does not hold, and the manifest says "
+                "that no newer release wrote here: it is damaged, and a writer refuses to start"
+            )
             next_step = diagnoses.REPAIR
             if name == fmt.control_name(found.generation):
                 sentence, next_step = self._refused_version + ": a writer refuses to start", diagnoses.OTHER_RELEASE
+            report.findings = [
+                replace(one, next_step=next_step) if (one.file, one.next_step) == (name, diagnoses.START) else one
+                for one in report.findings
+            ]
             self._say(DAMAGE, name, sentence, next_step, offset=0)
         if plan is not None:
             report.findings += diagnoses.of_plan(plan, found, report.segments, report.findings)
@@ -254,16 +260,25 @@ class _Examination:
         known = {task.info.segment_id: self._sound[task.info] for task in tasks if task.info in self._sound}
         due = [task for task in tasks if task.info.segment_id not in known]
         self._done, self._total = 0, sum(task.info.size_due() for task in due)
-        count = self._processes or min(wakeup.cores(), max(self._total // BYTES_A_PROCESS, 1))
-        count = min(count, len(due))
-        found = self._run(due, count) if self._run is not None and count > 1 else map(self._inspect_here, due)
-        for one in found:
-            known[one.info.segment_id] = one
-            if one.sound and one.info.sealed:
-                self._sound[one.info] = one
-            if self._run is not None and count > 1:
-                self._tell(one.info.size_due())
+        with closing(self._inspect_each(due)) as found:  # whatever ends it: no process is left behind
+            for one in found:
+                known[one.info.segment_id] = one
+                if one.sound and one.info.sealed:
+                    self._sound[one.info] = one
         return [known[task.info.segment_id] for task in tasks]
+
+    def _inspect_each(self, tasks: list[Task]) -> Generator[Inspected, None, None]:
+        due, began, count = tasks[::-1], wakeup.now(), self._processes or wakeup.cores()
+        while due and (count == 1 or (self._processes is None and not self._long(wakeup.now() - began))):
+            yield self._inspect_here(due.pop())
+        with closing(in_workers(inspect, due[::-1], min(count, len(due)))) as found:
+            for one in found:
+                self._tell(one.info.size_due())
+                yield one
+
+    def _long(self, seconds: float) -> bool:
+        """Whether what remains is worth other processes, after so many seconds."""
+        return seconds >= ALONE_SECONDS and (self._total - self._done) * seconds >= ALONE_SECONDS * self._done
 
     def _inspect_here(self, task: Task) -> Inspected:
         return inspect(task, self._tell, self.files)

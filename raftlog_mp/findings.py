@@ -187,18 +187,11 @@ class _Inspection:
         unread = facts["seal"] and not self.suspect and (self.manifest.clean or not facts["last"])
         if not facts["present"] or unread:
             return
-        if fresh_reads:
-            for offset in range(0, size, 1 << 20):
-                files.pread(fd, 1 << 20, offset)  # an unreadable block is an error here, and SIGBUS in a mapping
-        if not fresh_reads:
-            # A writer may start while a reader looks, and cut the file: a mapping would fault, a copy does not.
-            self._walk(files.pread(fd, size, 0))
-        else:
-            data = files.map(fd, size)
-            try:
-                self._walk(data)
-            finally:
-                data.close()
+        data = files.load(fd, size)  # a mapping would fault where a block cannot be read, or a writer cuts the file
+        try:
+            self._walk(data)
+        finally:
+            data.close()
         if self.suspect and self.seal is not None and self.scan is not None and self.scan.end != self.seal.end:
             facts["seal"] = False  # it does not vouch for what is there now
         if self.scan is not None and self.scan.stop == fmt.BAD:

@@ -1,12 +1,15 @@
 """The index: entry index -> stream position of the record that holds it.  Dense, 8 bytes an entry.
 
 Slots are write-once.  The active segment's index is a shared file of fixed capacity; a sealed segment's
-is a checksummed file beside it.  Both are caches: they can always be rebuilt from the records.
+is a checksummed file beside it, which is read and never mapped.  Both are caches: they can always be rebuilt from the
+records.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from typing import overload
 
 from crc32c import crc32c
 
@@ -16,8 +19,11 @@ from .errors import VersionMismatch
 from .files import Files
 
 pack_slot = struct.Struct("<Q").pack
+_unpack_slot = struct.Struct("<Q").unpack
 
-READ_BYTES = 1 << 20  # of an index at once, before it is mapped
+READ_BYTES = 1 << 20  # of a sealed index at once, while it is proved
+KEPT_BYTES = 256 * 1024  # of a sealed index that is held in memory; of a larger one, slots are read as they are needed
+UNKNOWN = -1  # a position that lies before every ring and every segment: nothing is ever found there
 
 
 class ActiveIndex:
@@ -47,7 +53,7 @@ class ActiveIndex:
 class IndexReader:
     """Positions by entry index, from any of the three places they live in."""
 
-    def __init__(self, base_index: int, slots: memoryview, mapping: object) -> None:
+    def __init__(self, base_index: int, slots: memoryview | _SlotsOnDisk, mapping: shm.Mapping | None = None) -> None:
         self.base_index = base_index
         self.slots = slots
         self._mapping = mapping  # keeps the memory alive as long as the slots
@@ -55,9 +61,46 @@ class IndexReader:
     def close(self) -> None:
         """Let go of the memory."""
         self.slots.release()
-        close = getattr(self._mapping, "close", None)
-        if close is not None:
-            close()
+        if self._mapping is not None:
+            self._mapping.close()
+
+
+class _SlotsOnDisk(Sequence[int]):
+    """The slots of a sealed index that is too large to be held: each is read when it is asked for.
+
+    Not a mapping: a block that the device cannot read any more ends the process there (SIGBUS).  Here its slots are
+    ``UNKNOWN``; whoever misses the record then takes the index for damaged and has it made anew.
+    """
+
+    def __init__(self, files: Files, fd: int, count: int) -> None:
+        self._files, self._fd, self._count = files, fd, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[int]: ...
+    def __getitem__(self, at: int | slice) -> int | Sequence[int]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(self._count))]
+        if not 0 <= at < self._count:
+            raise IndexError(f"slot {at} of {self._count}")
+        try:
+            slot: int = _unpack_slot(self._files.pread(self._fd, 8, fmt.INDEX_HEADER_BYTES + 8 * at))[0]
+        except (OSError, struct.error):
+            return UNKNOWN  # unreadable, or cut off
+        return slot
+
+    def release(self) -> None:
+        """Give the descriptor back."""
+        fd, self._fd = self._fd, -1
+        if fd != -1:
+            self._files.close(fd)
+
+    def __del__(self) -> None:
+        self.release()  # evicted from a cache while another thread reads: it goes with its last user
 
 
 def open_active(path: str, base_index: int) -> IndexReader:
@@ -71,32 +114,34 @@ def open_sealed(
 ) -> IndexReader | None:
     """The sealed index at ``path``, or None if it is missing or not exactly right (then rebuild it)."""
     try:
-        with files.opened(path) as fd:
-            size = files.size(fd)
-            if size < fmt.INDEX_HEADER_BYTES + count * fmt.SLOT_BYTES:
-                return None
-            for offset in range(0, size, READ_BYTES):
-                files.pread(fd, READ_BYTES, offset)  # an unreadable block is an error here, and SIGBUS in the mapping
-            mapping = files.map(fd, size)
+        fd = files.open(path)
     except OSError:
         return None  # missing, or not to be read: a cache, made anew
-    view = memoryview(mapping)
     try:
-        header = fmt.read_index_header(bytes(view[: fmt.INDEX_HEADER_BYTES]), path)
-    except VersionMismatch:
-        header = None  # a cache: made anew, like one that is damaged
-    slots = view[fmt.INDEX_HEADER_BYTES :]
-    if (
-        header is not None
-        and header[:3] == (log_id, segment_id, base_index)
-        and count <= header.slots == len(slots) // fmt.SLOT_BYTES  # more, if the segment lost its end to a truncation
-        and crc32c(slots) == header.slots_crc
-    ):
-        return IndexReader(base_index, slots.cast("Q"), mapping)
-    slots.release()
-    view.release()
-    mapping.close()
-    return None
+        size = files.size(fd)
+        header = fmt.read_index_header(files.pread(fd, fmt.INDEX_HEADER_BYTES, 0), path)
+        if (
+            header is None
+            or header[:3] != (log_id, segment_id, base_index)
+            or header.slots < count  # more, if the segment lost its end to a truncation
+            or size != fmt.INDEX_HEADER_BYTES + header.slots * fmt.SLOT_BYTES
+        ):
+            return None
+        piece, crc = b"", 0
+        for offset in range(fmt.INDEX_HEADER_BYTES, size, READ_BYTES):
+            piece = files.pread(fd, READ_BYTES, offset)
+            crc = crc32c(piece, crc)
+        if crc != header.slots_crc:
+            return None
+        if size <= KEPT_BYTES:
+            return from_slots(base_index, piece)  # the one piece is all of it
+        slots, fd = _SlotsOnDisk(files, fd, header.slots), -1
+        return IndexReader(base_index, slots)
+    except (OSError, VersionMismatch):
+        return None  # a cache: made anew, like one that is damaged
+    finally:
+        if fd != -1:
+            files.close(fd)
 
 
 def write_sealed(files: Files, path: str, log_id: int, segment_id: int, base_index: int, slots: bytes) -> None:
@@ -107,4 +152,4 @@ def write_sealed(files: Files, path: str, log_id: int, segment_id: int, base_ind
 
 def from_slots(base_index: int, slots: bytes) -> IndexReader:
     """An index in this process's own memory, rebuilt from a scan."""
-    return IndexReader(base_index, memoryview(slots).cast("Q"), None)
+    return IndexReader(base_index, memoryview(slots).cast("Q"))

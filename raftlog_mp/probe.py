@@ -1,4 +1,4 @@
-"""DOOR TO THE MACHINE'S STATE: file systems, process memory."""
+"""DOOR TO THE MACHINE'S STATE: file systems, what processes map."""
 
 from __future__ import annotations
 
@@ -24,14 +24,6 @@ def filesystem(path: str) -> str:
         if inside and len(point) >= best:  # of mounts stacked on one point, the last one counts
             best, kind = len(point), partition.fstype
     return kind
-
-
-def process_rss_bytes(pid: int | None = None) -> int:
-    """Resident memory of a process, this one by default; 0 if it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 def mapped_bytes(pid: int) -> dict[str, tuple[int, int]]:

@@ -1,8 +1,10 @@
-"""DOOR TO PROCESSES: start a writer, take part in fork, name what runs.
+"""DOOR TO PROCESSES: start a writer, spread work, take part in fork, name what runs.
 
 A writer is ``python -m raftlog_mp serve DIR --spawned``: a session of its own (Ctrl-C in the parent's
 terminal does not reach it), cwd ``/``, no inherited descriptors, stderr in ``DIR/writer.log``.  It
 gets its settings on stdin and reports on stdout, once, whether it serves; then it closes both.
+
+A worker computes one function of many items: it belongs to its caller, and ends when the caller does.
 """
 
 from __future__ import annotations
@@ -10,18 +12,22 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pickle
 import select
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
 
 import msgpack
 
 from . import errors
 from . import format as fmt
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _children: list[subprocess.Popen[bytes]] = []
 _children_lock = threading.Lock()
@@ -129,6 +135,106 @@ class Watch:
             self._fd = -1
 
 
+# ---------------------------------------------------------------- work in other processes
+class _Worker:
+    """A fresh interpreter that computes one item at a time."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.process = subprocess.Popen(
+            [_interpreter(), "-c", "from raftlog_mp.processes import work; work()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=_environment(), close_fds=True,
+            process_group=0,  # Ctrl-C is for the caller, who ends its workers
+        )  # fmt: skip
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._to, self.answers = self.process.stdin, self.process.stdout
+        self.item: Any = None
+        self._send(function)
+
+    def _send(self, value: Any) -> None:
+        with contextlib.suppress(OSError):  # it was killed: there will be no answer, and that is noticed
+            pickle.dump(value, self._to)
+            self._to.flush()
+
+    def give(self, item: Any) -> None:
+        """The next item."""
+        self.item = item
+        self._send(item)
+
+    def take(self) -> tuple[bool, Any] | None:
+        """Whether the function returned, and what it returned or raised; None if the process was killed."""
+        try:
+            answer: tuple[bool, Any] = pickle.load(self.answers)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return None
+        return answer
+
+    def end(self) -> None:
+        """Kill it, and collect it."""
+        self.process.kill()
+        for pipe in (self._to, self.answers):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self.process.wait()
+
+
+def in_workers(function: Callable[[Item], Result], items: Iterable[Item], count: int) -> Generator[Result, None, None]:
+    """``function(item)`` of each, computed in ``count`` processes, in the order in which they are done.
+
+    ``function`` belongs to a module that can be imported; items and results are pickled.  What it raises is raised
+    here.  The processes are fresh interpreters: a fork would copy locks that other threads hold, and what
+    ``multiprocessing`` has instead runs the caller's script again.  They end with the iterator, also on Ctrl-C, and by
+    themselves if this process is killed.  What one of them had in hand when it was killed is computed here.
+    """
+    due = list(items)[::-1]
+    busy: dict[int, _Worker] = {}
+    workers: list[_Worker] = []
+    answered = select.poll()
+    try:
+        with contextlib.suppress(OSError, errors.WriterUnavailable):  # as many as there can be
+            while due and len(workers) < count:
+                workers.append(_Worker(function))
+                workers[-1].give(due.pop())
+                busy[workers[-1].answers.fileno()] = workers[-1]
+                answered.register(workers[-1].answers, select.POLLIN)
+        while busy:
+            for fd, _ in answered.poll():
+                worker = busy[fd]
+                item, answer = worker.item, worker.take()
+                if answer is not None and due:
+                    worker.give(due.pop())
+                else:
+                    del busy[fd]
+                    answered.unregister(fd)
+                if answer is None:
+                    yield function(item)
+                elif not answer[0]:
+                    raise answer[1]
+                else:
+                    yield answer[1]
+        yield from map(function, reversed(due))  # no process could be had, or every one was killed
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def work() -> None:
+    """A worker's life: a function, then items until the caller closes its end."""
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    function = pickle.load(source)
+    while True:
+        try:
+            item = pickle.load(source)
+        except EOFError:
+            return
+        try:
+            answer = (True, function(item))
+        except Exception as error:
+            answer = (False, error)
+        pickle.dump(answer, sink)
+        sink.flush()
+
+
+# ---------------------------------------------------------------- a started writer's side
 def read_instructions() -> dict[str, Any]:
     """What :func:`start_writer` wrote to this process's stdin."""
     data = sys.stdin.buffer.read()

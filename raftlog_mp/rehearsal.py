@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
 
 from .files import Files
 
@@ -87,10 +86,6 @@ class Rehearsal(Files):
         """As :meth:`Files.size`."""
         return len(self._data(fd)) if fd < 0 else super().size(fd)
 
-    def map(self, fd: int, length: int, *, populate: bool = False) -> Any:
-        """As :meth:`Files.map`."""
-        return _Bytes(self._data(fd)[:length]) if fd < 0 else super().map(fd, length, populate=populate)
-
     # ------------------------------------------------------------ directories
     def make_dir(self, path: str) -> None:
         """As :meth:`Files.make_dir`."""
@@ -132,10 +127,3 @@ class Rehearsal(Files):
         self._changed[path] = bytearray(data)
         if ready is not None:
             ready()
-
-
-class _Bytes(bytes):
-    """Stands in for a mapping."""
-
-    def close(self) -> None:
-        """Nothing to do."""

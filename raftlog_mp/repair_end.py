@@ -7,7 +7,7 @@ from crc32c import crc32c
 from . import format as fmt
 from . import recovery_table
 from .catalog import Catalog, SegmentInfo, clipped
-from .epilogue import end_the_log, take_prefix
+from .epilogue import FORGOTTEN, end_the_log, take_prefix
 from .files import join
 from .findings import Plan, make_plan
 from .mending import apply_plan
@@ -278,8 +278,8 @@ class Mender(SegmentMender):
         found.generation, found.settled, found.durable = last.generation, True, last.end or 0
         if self._rebuilt:
             found.strategy = found.config["strategy"]
-        if self._forgets:  # the table in the new segment counts, not what an orderly end may have left elsewhere
-            found.clean = False
+        if self._forgets:  # what an orderly end left of the table is of another log
+            found.producers = FORGOTTEN if found.clean else b""
         if self._cut_at is not None or plan.loss_possible:
             # As a start with a loss: no entry without a term ever gets the id of one that is gone.
             found.term_floor = max(found.term_floor, self._highest_term, plan.last_term, 1) + 1

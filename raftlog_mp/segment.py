@@ -8,6 +8,7 @@ cannot come back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from crc32c import crc32c
@@ -98,7 +99,8 @@ class SegmentReader:
         self._copied = (0, -1)  # the last copy
         self._fetched = 0  # stream position up to which pages were asked for
         if populate:
-            files.will_need(self._fd, 0, files.size(self._fd))
+            with suppress(OSError):
+                files.will_need(self._fd, 0, files.size(self._fd))
 
     def _read(self, position: int, length: int) -> bytes:
         if position + self._shift < fmt.DATA_OFFSET:
@@ -127,7 +129,8 @@ class SegmentReader:
         before, self._copied = self._copied, (start, end)
         if before[0] <= start <= before[1] and end + READ_AHEAD_BYTES // 2 > self._fetched:
             self._fetched = end + READ_AHEAD_BYTES
-            self._files.will_need(self._fd, end + self._shift, READ_AHEAD_BYTES)
+            with suppress(OSError):  # only a hint
+                self._files.will_need(self._fd, end + self._shift, READ_AHEAD_BYTES)
         return self._read(start, end - start)
 
     def image(self) -> bytes:

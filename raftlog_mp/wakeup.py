@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Iterator
 
 from . import format as fmt
 from .protocol import BELL
@@ -65,7 +66,7 @@ def random_u64() -> int:
 
 
 @contextlib.contextmanager
-def _short_name(directory: str, name: str):  # type: ignore[no-untyped-def]
+def _short_name(directory: str, name: str) -> Iterator[str]:
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{name}"

@@ -356,10 +356,11 @@ class Writer:
 
 
 def serve(
-    directory: str, config: LogConfig | None, *, linger: bool, interrupt: bool, on_ready: Callable[[Writer], None]
-) -> Plan:
+    directory: str, config: LogConfig | None, *, linger: bool, interrupt: bool, on_ready: Callable[[Writer], None],
+    files: Files | None = None,
+) -> Plan:  # fmt: skip
     """Own the log at ``directory`` and serve it until stopped.  Raises the reason if it cannot."""
-    files = Files()
+    files = files or Files()
     place.check_place(files, directory, create=True)
     place.check_owner(files, directory)
     place.prepare_directory(files, directory)

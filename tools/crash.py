@@ -22,10 +22,10 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the explorer is one of the tests' parts
 
-from crash.campaign import explore_profile, replay  # noqa: E402
-from crash.explorer import Report  # noqa: E402
-from crash.look import INVARIANTS  # noqa: E402
-from crash.scenarios import PROFILES  # noqa: E402
+from crash.campaign import explore_profile, replay  # noqa: E402  # found by the path above
+from crash.explorer import Report  # noqa: E402  # found by the path above
+from crash.look import INVARIANTS  # noqa: E402  # found by the path above
+from crash.scenarios import PROFILES  # noqa: E402  # found by the path above
 
 WIDTH = 100  # of the table where there is no terminal
 SHOWN = 5  # violations of a profile that are printed
@@ -35,7 +35,7 @@ EVERY = 7  # prefixes of those further lives
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--states", type=int, default=100_000, help="distinct disk states altogether (default 100000)")
     parser.add_argument("--seed", type=int, default=1, help="which lives are recorded (default 1)")
     parser.add_argument("--profile", choices=[one.name for one in PROFILES], help="only this kind of life")

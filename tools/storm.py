@@ -26,9 +26,9 @@ from rich.table import Table
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "storm")]  # the storm itself is made of the tests' parts
 
-from storm_children import adopt_orphans  # noqa: E402
-from storm_conductor import Round, Tally  # noqa: E402
-from storm_writers import BENDS, POLICIES  # noqa: E402
+from storm_children import adopt_orphans  # noqa: E402  # found by the path above
+from storm_conductor import Round, Tally  # noqa: E402  # found by the path above
+from storm_writers import BENDS, POLICIES  # noqa: E402  # found by the path above
 
 STRATEGIES = ("disk_first", "mem_first")
 KILLS_A_ROUND = 40
@@ -37,7 +37,7 @@ SHOWN = 12  # problems that are printed
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--kills", type=int, default=2000, help="SIGKILLs altogether (default 2000)")
     parser.add_argument("--seed", type=int, default=1, help="what happens, and in which order (default 1)")
     parser.add_argument("--seconds", type=float, default=3600.0, help="no new kill after this time (default 3600)")

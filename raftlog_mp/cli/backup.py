@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 
 import click
 
 from .. import backup as copying
 from . import options, outcome, screen
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[copying.Progress | None]:
-    """A bar over bytes on stderr; None if that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("backup"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=screen.console(stderr=True), transient=True) as progress:
-        task = progress.add_task("backup")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @click.command()
@@ -38,7 +21,7 @@ def backup(directory: str, target: str, as_json: bool) -> int:
     it opens as a log. DIR is not changed. To restore, stop the writer, move DIR away and copy TARGET to its place.
     The copy belongs to the user who runs this.
     """
-    with progress_bar() as progress:
+    with screen.long_progress("copying") as progress:
         made = copying.backup(directory, target, progress=progress)
     if as_json:
         click.echo(json.dumps(made.as_dict()))

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 
 from .. import check as checking
 from ..diagnoses import DAMAGE, INFO, WARNING, Diagnosis
-from ..segment_check import Inspected, Task, inspect
 from . import options, outcome, screen
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {DAMAGE: "bold red", WARNING: "yellow", INFO: "dim"}
-LONG_BYTES = 64 << 20  # from here on a log is worth a progress bar
 ROWS_MAX = 200  # of the table for people; --json has them all
 
 
@@ -33,7 +26,7 @@ ROWS_MAX = 200  # of the table for people; --json has them all
     "--processes",
     type=click.IntRange(1),
     metavar="N",
-    help="Read segments in N processes; default: as many as cores and bytes are worth.",
+    help="Read segments in N processes; default: one, and as many as cores once it has taken two seconds.",
 )
 @options.as_json("Print one object: sound, findings (each with its file), segments.")
 def check(directory: str, processes: int | None, as_json: bool) -> int:
@@ -42,62 +35,13 @@ def check(directory: str, processes: int | None, as_json: bool) -> int:
     Every checksum of every live segment is verified, and the manifest, the hard state, the index files and what else
     lies in DIR are looked at. Exit code 0: sound, at most with information; 1: damage or a warning.
     """
-    with progress_bar() as progress:
-        report = checking.check_log(directory, processes=processes, progress=progress, run=in_processes)
+    with screen.long_progress("checking") as progress:
+        report = checking.check_log(directory, processes=processes, progress=progress)
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
         show(report)
     return outcome.FINE if report.sound else outcome.FINDINGS
-
-
-def in_processes(tasks: list[Task], count: int) -> Iterator[Inspected]:
-    """The segments, inspected in ``count`` processes, in the order in which they are done.
-
-    They are forked: this process has no thread and no handle of a log yet.  A segment whose process was killed is
-    inspected here.
-    """
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(count, context, initializer=_leave_interrupts) as pool:
-        due = {pool.submit(inspect, task): task for task in tasks}
-        try:
-            for future in as_completed(due):
-                try:
-                    yield future.result()
-                except BrokenExecutor:
-                    yield inspect(due[future])
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends them
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[checking.Progress]:
-    """A bar over bytes on stderr, from the first call on, if that is a terminal and the log is long."""
-    with contextlib.ExitStack() as stack:
-        moved: list[Callable[[int, int], None]] = []
-
-        def progress(done: int, total: int) -> None:
-            if total < LONG_BYTES or not sys.stderr.isatty():
-                return
-            if not moved:  # not before: a bar has a thread, and processes are forked first
-                moved.append(stack.enter_context(_bar("checking")))
-            moved[0](done, total)
-
-        yield progress
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=screen.console(stderr=True), transient=True) as drawn:
-        task = drawn.add_task(what)
-        yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
 # ---------------------------------------------------------------- for people

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable
 
@@ -11,7 +14,7 @@ import click
 
 from .. import log_reader
 from ..types import Entry
-from . import options, outcome
+from . import options, outcome, screen
 
 CHUNK_BYTES = 4 << 20  # of payload read at once
 JSON_HELP = 'One object an entry: index, term, payload, encoding ("utf-8", or "base64" for what is no text).'
@@ -34,12 +37,24 @@ def as_object(entry: Entry) -> bytes:
 
 def print_range(reader: log_reader.LogReader, start: int, stop: int | None, form: Callable[[Entry], bytes]) -> None:
     """Print ``start..stop-1``; damage beyond the last good entry raises :class:`CorruptLog` after the good ones."""
-    while stop is None or start < stop:
-        entries = reader.read(start, stop, CHUNK_BYTES)
-        if not entries:
-            return
-        sys.stdout.buffer.write(b"".join(map(form, entries)))
-        start = entries[-1].index + 1
+    first, last = start, reader.last_index if stop is None else min(stop - 1, reader.last_index)
+    with screen.long_progress("printing", entries=True) if to_file() else contextlib.nullcontext() as progress:
+        while stop is None or start < stop:
+            entries = reader.read(start, stop, CHUNK_BYTES)
+            if not entries:
+                return
+            sys.stdout.buffer.write(b"".join(map(form, entries)))
+            start = entries[-1].index + 1
+            if progress is not None:
+                progress(start - first, max(start, last + 1) - first)
+
+
+def to_file() -> bool:
+    """Whether stdout is a file: who reads a pipe (a pager, say) may draw on the terminal that a bar is on."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 @click.command()

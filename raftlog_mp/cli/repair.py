@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from .. import repair as mending
-from ..repair_steps import Progress
 from . import options, outcome, screen
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
-
-LONG_BYTES = 64 << 20  # from here on a log is worth a progress bar
 
 
 @click.command()
@@ -43,33 +37,19 @@ def repair(directory: str, yes: bool, truncate_from: int | None, accept_loss: bo
     Every byte that goes is kept in DIR/quarantine, and so is the plan. Refuses while a writer runs: `raftlog-mp stop`
     first. Exit code 0: nothing to do, or done; 1: there is something to do or to decide.
     """
-    with progress_bar() as progress:
+    with screen.long_progress("reading") as progress:
         plan = mending.plan(directory, truncate_from=truncate_from, accept_loss=accept_loss, progress=progress)
     done = yes and plan.needed and not plan.blocked
     if not as_json:
         show(plan)
     if done:
-        with progress_bar() as progress:
+        with screen.long_progress("reading again") as progress:
             mending.apply(plan, progress=progress)
     if as_json:
         click.echo(json.dumps(plan.as_dict() | {"done": done}))
     else:
         click.echo(verdict(plan, done=done, again=directory))
     return outcome.FINE if done or not plan.needed else outcome.FINDINGS
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Progress | None]:
-    """A bar over the bytes read, on stderr, if that is a terminal and the log is long."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, console=screen.console(stderr=True), transient=True) as drawn:
-        task = drawn.add_task("reading", visible=False)
-        yield lambda done, total: drawn.update(task, completed=done, total=total, visible=total >= LONG_BYTES)
 
 
 # ---------------------------------------------------------------- for people

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 PIPE_WIDTH = 120  # columns when nobody knows the width
+LONG_BYTES, LONG_ENTRIES = 64 << 20, 100_000  # from here on a log is worth a progress bar
+LATE_SECONDS = 1.0  # what is over sooner needs none
 UPDATE_BYTES = 1 << 18  # a bar moves after this many bytes, not with every line
 
 
@@ -53,26 +57,82 @@ def console(*, stderr: bool = False, width_min: int = 0) -> Console:
     return found
 
 
+# ---------------------------------------------------------------- progress, on stderr
+@contextlib.contextmanager
+def _drawn(what: str, *columns: Any, total: float | None = None) -> Iterator[Callable[..., None]]:
+    """A bar that is there for the length of the block; the function moves it, as ``Progress.update``."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(TextColumn(what), BarColumn(), *columns, console=console(stderr=True), transient=True) as progress:
+        yield partial(progress.update, progress.add_task("", total=total))
+
+
+def _size_columns() -> tuple[Any, ...]:
+    from rich.progress import DownloadColumn, TimeRemainingColumn
+
+    return DownloadColumn(binary_units=True), TimeRemainingColumn()
+
+
+@contextlib.contextmanager
+def long_progress(what: str, *, entries: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar over bytes (or ``entries``), if stderr is a terminal and there is much to do.
+
+    The function it gives takes ``(done, total)``.  Nothing is loaded or drawn before its first call.
+    """
+    with contextlib.ExitStack() as stack:
+        moved: list[Callable[..., None]] = []
+
+        def progress(done: int, total: int) -> None:
+            if total < (LONG_ENTRIES if entries else LONG_BYTES) or not sys.stderr.isatty():
+                return
+            if not moved:
+                columns = _count_columns() if entries else _size_columns()
+                moved.append(stack.enter_context(_drawn(what, *columns, total=total)))
+            moved[0](completed=done, total=total)
+
+        yield progress
+
+
+def _count_columns() -> tuple[Any, ...]:
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    return MofNCompleteColumn(), TimeRemainingColumn()
+
+
+@contextlib.contextmanager
+def late_progress(what: str) -> Iterator[Callable[[int], None]]:
+    """Bytes so far and the time, if stderr is a terminal and the block takes longer than ``LATE_SECONDS``.
+
+    For work of which nobody knows beforehand how much it is.  The function it gives takes the bytes so far.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    began = time.monotonic()
+
+    class Late(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            return super().get_renderables() if time.monotonic() - began >= LATE_SECONDS else ()
+
+    columns = (SpinnerColumn(), TextColumn(what), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Late(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done: progress.update(task, description=f"{size(done)} read")
+
+
 @contextlib.contextmanager
 def byte_progress(what: str, total: int) -> Iterator[Callable[[Iterable[bytes]], Iterator[bytes]]]:
-    """A bar over ``total`` bytes of input on stderr; the function it gives passes lines through and counts them."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: tuple[Any, ...] = (
-        TextColumn(what),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
+    """A bar over ``total`` bytes of input; the function it gives passes lines through and counts them."""
+    with _drawn(what, *_size_columns(), total=total) as move:
 
         def track(lines: Iterable[bytes]) -> Iterator[bytes]:
             seen = 0
             for line in lines:
                 seen += len(line) + 1
                 if seen >= UPDATE_BYTES:
-                    progress.advance(task, seen)
+                    move(advance=seen)
                     seen = 0
                 yield line
 
@@ -81,19 +141,12 @@ def byte_progress(what: str, total: int) -> Iterator[Callable[[Iterable[bytes]],
 
 @contextlib.contextmanager
 def step_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar over ``total`` steps on stderr, only if that is a terminal; the function it gives names the next step."""
+    """A bar over ``total`` steps, only if stderr is a terminal; the function it gives names the next step."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-    columns: tuple[Any, ...] = (
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"),
-    )  # fmt: skip
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-
-        def step(name: str) -> None:
-            progress.update(task, advance=1, description=name)
-
-        yield step
+    columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with _drawn(what, *columns, total=total) as move:
+        yield lambda name: move(advance=1, description=name)

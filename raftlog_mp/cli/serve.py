@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -11,7 +13,7 @@ import click
 from .. import lifecycle, manifest, place, processes, writer
 from ..config import LogConfig
 from ..files import Files, real_path
-from . import options, outcome
+from . import options, outcome, screen
 
 ROUTINE = ("trust", "keep", "done", "ignore")  # what recovery says of files that are as they should be
 
@@ -72,17 +74,37 @@ def serve(directory: str, config_file: str | None, verbose: bool, **given: Any) 
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     path = real_path(directory)
     served: list[writer.Writer] = []
+    with contextlib.ExitStack() as opening:
 
-    def on_ready(ready: writer.Writer) -> None:
-        served.append(ready)
-        announce(path, ready)
+        def on_ready(ready: writer.Writer) -> None:
+            opening.close()
+            served.append(ready)
+            announce(path, ready)
 
-    writer.serve(path, settings(path, config_file, given), linger=False, interrupt=True, on_ready=on_ready)
+        files = Files()
+        if not verbose:  # else its own lines tell that it is alive
+            files = WatchedFiles(opening.enter_context(screen.late_progress(f"opening {path}:")))
+        chosen = settings(path, config_file, given)
+        writer.serve(path, chosen, linger=False, interrupt=True, on_ready=on_ready, files=files)
     journal = served[0].journal
     if journal.failure is not None:
         raise journal.failure
     click.echo(f"stopped {path}: last index {journal.published_index}, all of it durable")
     return outcome.FINE
+
+
+class WatchedFiles(Files):
+    """``Files`` that tell how many bytes they have read."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell, self._read_bytes = tell, 0
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """As :meth:`Files.pread`."""
+        data = super().pread(fd, length, offset)
+        self._read_bytes += len(data)
+        self._tell(self._read_bytes)
+        return data
 
 
 def settings(path: str, config_file: str | None, given: dict[str, Any]) -> LogConfig | None:

@@ -17,7 +17,7 @@ class Lookalike(NamedTuple):
     """Has the names of an entry, and is none."""
 
     term: int
-    index: int  # type: ignore[assignment]
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks it for
     payload: bytes
 
 
@@ -223,8 +223,8 @@ class Matching(Rules):
         """Only Entry values of two integers and bytes are taken; anything else is a TypeError, and nothing changes."""
         with self.log(*TERMS) as log:
             for wrong in (
-                Lookalike(4, 8, b"x"), (4, 8, b"x"), None, Entry(4, 8.0, b"x"),  # type: ignore[arg-type]
-                Entry(4.0, 8, b"x"), Entry(4, 8, "x"), Entry(True, 8, b"x"),  # type: ignore[arg-type]
+                Lookalike(4, 8, b"x"), (4, 8, b"x"), None, Entry(4, 8.0, b"x"),  # type: ignore[arg-type]  # on purpose
+                Entry(4.0, 8, b"x"), Entry(4, 8, "x"), Entry(True, 8, b"x"),  # type: ignore[arg-type]  # on purpose
             ):  # fmt: skip
                 refused(log, TypeError, "append_entries", LAST, [entry(4, 7), wrong], leader_term=4)
                 refused(log, TypeError, "append_entries", LogId(4, 7), [wrong], leader_term=4)

@@ -13,9 +13,45 @@ import psutil
 import pytest
 
 import raftlog_mp as rl
+from raftlog_mp.cli import screen
 
 COMMAND = [sys.executable, "-m", "raftlog_mp"]
 WAIT_SECONDS = 60
+
+
+def flip(path: Path, offset: int) -> None:
+    """Damage one bit."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+class Terminal:
+    """Standard error, as one that is a terminal."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def become_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called in a test: standard error is a terminal, and every log is long enough for a progress bar.
+
+    Not before, for pytest's own capturing sets standard error between a fixture and its test.
+    """
+
+    def become() -> None:
+        for name in ("LONG_BYTES", "LONG_ENTRIES"):
+            monkeypatch.setattr(screen, name, 0)
+        monkeypatch.setattr(sys, "stderr", Terminal(sys.stderr))
+
+    return become
 
 
 @pytest.fixture

@@ -15,17 +15,11 @@ import pytest
 
 import raftlog_mp as rl
 from raftlog_mp import check as checking
-from raftlog_mp.cli import check, main
+from raftlog_mp.cli import main
 
-from .conftest import COMMAND, WAIT_SECONDS
+from .conftest import COMMAND, WAIT_SECONDS, flip
 
 SEGMENT = "0000000000000001.seg"
-
-
-def flip(path, offset):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.fixture(scope="module")
@@ -161,26 +155,6 @@ def test_the_table_fits_a_narrow_terminal(damaged):
     shown = in_terminal(80, "check", str(damaged))
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert max(map(len, plain.split("next: ")[0].splitlines())) <= 80 and "byte 8,281" in plain and plain != shown
-
-
-def test_a_long_log_has_a_progress_bar(filled, monkeypatch, capsys):
-    class Terminal:
-        """Standard error, as a terminal sees it."""
-
-        def __init__(self, stream):
-            self._stream = stream
-
-        def __getattr__(self, name):
-            return getattr(self._stream, name)
-
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(check, "LONG_BYTES", 1)
-    monkeypatch.setattr(check.sys, "stderr", Terminal(check.sys.stderr))
-    assert main(["check", str(filled)]) == 0
-    out, err = capsys.readouterr()
-    assert "checking" in err and out.startswith("sound: ")
 
 
 def in_terminal(width, *arguments):

@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 import raftlog_mp as rl
 from raftlog_mp.cli import main
 
+from .conftest import flip
+
 SEGMENT = "0000000000000001.seg"
-
-
-def flip(path, offset):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.fixture(scope="module")

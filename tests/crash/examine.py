@@ -86,7 +86,7 @@ def _examine(directory: str, strategy: str, *, power_cut: bool) -> Found:
     try:
         view = None if new else FileView(files, directory, manifest.load(files, directory))
         journal, plan = open_log(directory, files, **({"strategy": strategy} if new else {}))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # whatever it is, it breaks the promise
         return Found(problems=[Violation("opens", _sentence(error))])
     try:
         found = look_at(journal, plan)
@@ -97,7 +97,7 @@ def _examine(directory: str, strategy: str, *, power_cut: bool) -> Found:
         journal.flush()
         if journal.control.durable_index.load(shm.ACQUIRE) != index:
             found.problems.append(Violation("goes on", "a flushed entry is not durable"))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # as above
         kill(journal)
         return Found(problems=[Violation("goes on", _sentence(error))])
     kill(journal)
@@ -134,7 +134,7 @@ def _look_again(directory: str, found: Found, after: LogId, *, power_cut: bool) 
         shutil.rmtree(os.path.join(directory, fmt.SHM_NAME))
     try:
         journal, plan = open_log(directory, QuickFiles())
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # as above
         found.problems.append(Violation("goes on", f"the second recovery: {_sentence(error)}"))
         return
     try:
@@ -145,7 +145,7 @@ def _look_again(directory: str, found: Found, after: LogId, *, power_cut: bool) 
                 journal.files.unlink(os.path.join(directory, name(info.segment_id)))
         journal.close(clean=True)
         journal.control.close()
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # as above
         kill(journal)
         found.problems.append(Violation("goes on", f"the second writer: {_sentence(error)}"))
         return

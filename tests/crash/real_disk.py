@@ -243,7 +243,7 @@ def rounds_on(disk: RealDisk, rounds: int, seed: int, strategy: str) -> dict[str
 
 def main() -> None:
     """Entry point of the process in the namespace."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("kind", choices=sorted(MAKE))
     parser.add_argument("folder")
     parser.add_argument("--rounds", type=int, default=1)

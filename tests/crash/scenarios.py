@@ -62,7 +62,7 @@ class Life:
     def __init__(self, directory: str, strategy: str, seed: int, story: Story | None = None, base: object = None,
                  *, keep_memory: bool = True) -> None:  # fmt: skip
         self.directory, self.strategy, self.random = directory, strategy, random.Random(seed)
-        self.files = RecordingFiles(directory, base, dropped=bool(seed % 2))  # type: ignore[arg-type]
+        self.files = RecordingFiles(directory, base, dropped=bool(seed % 2))  # type: ignore[arg-type]  # what that takes
         self.story = story or Story()
         self.memory: dict[int, Memory] = {}
         self._keep_memory, self._blocks = keep_memory, dict[bytes, bytes]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 from pathlib import Path
@@ -115,3 +116,29 @@ def test_fetch_refuses_what_cannot_be_proved(peers: tuple[Path, Path], capsys: p
     assert run("compare", a, b) == 1
     assert "entries 8..9 (2): conflict: another term" in capsys.readouterr().out
     assert (a / "manifest").read_bytes() == before
+
+
+# ---------------------------------------------------------------- made to be copied
+def private_names(source: str) -> set[str]:
+    """What a script takes from the package that is not public: every name that ``__all__`` does not promise."""
+    tree, public = ast.parse(source), {"rl": set(rl.__all__), "recovery": set(recovery.__all__)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {one.name for one in node.names if one.name.startswith("raftlog_mp") and one.name != "raftlog_mp"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raftlog_mp"):
+            found |= {f"{node.module}.{one.name}" for one in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in public:
+            found |= {f"{node.value.id}.{node.attr}"} if node.attr not in public[node.value.id] else set()
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and ast.unparse(node.value) != "self":
+            found.add(node.attr)
+    return found - {"raftlog_mp.recovery", "_replace"}  # the latter every named tuple has
+
+
+def test_it_uses_public_names_only() -> None:
+    source = Path(segment_repair.__file__).read_text(encoding="utf-8")
+    assert "import raftlog_mp as rl" in source and "from raftlog_mp import recovery" in source
+    assert private_names(source) == set()
+    bent = "from raftlog_mp.walk import Walk\nimport raftlog_mp.manifest\nrl.files.Files()\nrecovery.join\nscan._x\n"
+    control = {"raftlog_mp.walk.Walk", "raftlog_mp.manifest", "rl.files", "recovery.join", "_x"}
+    assert private_names(source + bent) == control

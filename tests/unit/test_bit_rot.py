@@ -334,8 +334,8 @@ with rl.open_reader(sys.argv[1]) as reader:
 """
 
 
-def test_flipped_under_a_reader_that_has_it_mapped(log_dir: str) -> None:
-    """Sealed segments and their indexes are mapped: what flips there shows at once, and is never served."""
+def test_flipped_under_a_reader_that_has_it_open(log_dir: str) -> None:
+    """Sealed segments are read each time: what flips there shows at once, and is never served."""
     config = rl.LogConfig(segment_bytes=1 << 16, ring_bytes=1 << 20, allow_any_filesystem=True)
     with rl.start_writer(log_dir, config), rl.open_log(log_dir) as log:
         for ticket in [log.submit([b"%06d" % index + b"." * 4000]) for index in range(1, 401)]:
@@ -353,7 +353,7 @@ def test_flipped_under_a_reader_that_has_it_mapped(log_dir: str) -> None:
                 (segments[1], first + 60, 1),  # a record's header
                 (segments[1], body, 1),
                 (segments[1], first + 3, 1),  # a magic
-                (segments[1].with_suffix(".idx"), 64, 0),  # a slot: rebuilt from the records
+                (segments[1].with_suffix(".idx"), 64, 0),  # a slot: held in memory, or rebuilt from the records
                 (segments[2], len(segments[2].read_bytes()) - 1, 1),
             ):
                 with flipped(path, offset):

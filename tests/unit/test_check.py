@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -19,11 +20,10 @@ from raftlog_mp.errors import NotALog, VersionMismatch
 from raftlog_mp.files import Files
 from raftlog_mp.findings import make_plan
 from raftlog_mp.index import write_sealed
-from raftlog_mp.segment_check import inspect
 from raftlog_mp.types import HardState
 
 from .changes import batch, purge, replace
-from .checked import PER_SEGMENT, RECORD, copy_of, edit, expect, informed, make_sound, name_of, offset_of
+from .checked import PER_SEGMENT, RECORD, edit, expect, informed, name_of, offset_of
 from .journals import (
     append,
     flip,
@@ -35,18 +35,6 @@ from .journals import (
     snapshot,
     stop,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Entries 1..250 of terms 1..3 in three segments, closed in order."""
-    return make_sound(str(tmp_path_factory.mktemp("check") / "log"))
-
-
-@pytest.fixture
-def log(sound: str, tmp_path: Path) -> str:
-    """A copy to be damaged."""
-    return copy_of(sound, str(tmp_path / "log"))
 
 
 # ---------------------------------------------------------------- sound logs
@@ -110,21 +98,34 @@ def times(directory: str) -> dict[str, tuple[int, int, int]]:
     return {path: (found.st_mtime_ns, found.st_ctime_ns, found.st_mode) for path in paths for found in [os.stat(path)]}
 
 
-def test_progress_and_another_runner(sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress(sound: str) -> None:
     seen: list[tuple[int, int]] = []
     check_log(sound, progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1][1] >= seen[-1][0] > 0
-    asked: list[int] = []
 
-    def run(tasks: list[Any], count: int) -> Any:
-        asked.append(count)
-        return map(inspect, reversed(tasks))
 
-    assert check_log(sound, processes=9, run=run).as_dict() == check_log(sound).as_dict() and asked == [3]
+@pytest.mark.parametrize(
+    ("processes", "seconds", "asked"),
+    [(1, 9.0, []), (9, 0.0, [3, 3]), (2, 0.0, [3, 2]), (None, 0.1, []), (None, 1.2, [2, 2])],
+)
+def test_segments_are_read_in_other_processes_where_it_pays(
+    sound: str, monkeypatch: pytest.MonkeyPatch, processes: int | None, seconds: float, asked: list[int]
+) -> None:
+    """Unless told otherwise: once the first segments have taken two seconds, and the rest would take two more."""
+    alone = check_log(sound, processes=1).as_dict()
+    told: list[int] = []
+    clock = itertools.count(0.0, seconds)
+
+    def in_workers(function: Any, tasks: list[Any], count: int) -> Any:
+        told.extend([len(tasks), count] if tasks else [])
+        yield from map(function, reversed(tasks))
+
+    monkeypatch.setattr(check, "in_workers", in_workers)
     monkeypatch.setattr(check.wakeup, "cores", lambda: 2)
-    assert check_log(sound, run=run).sound and asked == [3], "a small log is not worth another process"
-    monkeypatch.setattr(check, "BYTES_A_PROCESS", 1000)
-    assert check_log(sound, run=run).sound and asked == [3, 2]
+    monkeypatch.setattr(check.wakeup, "now", lambda: next(clock))
+    assert check_log(sound, processes=processes).as_dict() == alone and told == asked
+    monkeypatch.setattr(check.wakeup, "cores", lambda: 1)
+    assert check_log(sound).as_dict() == alone and told == asked, "one core: nothing to gain"
 
 
 # ---------------------------------------------------------------- records of sealed segments

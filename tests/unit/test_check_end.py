@@ -20,7 +20,7 @@ from raftlog_mp.segment_check import Inspected, inspect
 from raftlog_mp.sweeper import remove_segment
 
 from .changes import purge
-from .checked import PER_SEGMENT, copy_of, edit, expect, informed, make_sound, name_of, offset_of
+from .checked import PER_SEGMENT, edit, expect, informed, name_of, offset_of
 from .journals import (
     append,
     end_offset,
@@ -38,18 +38,6 @@ from .journals import (
     tail_path,
     write_only,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Entries 1..250 of terms 1..3 in three segments, closed in order."""
-    return make_sound(str(tmp_path_factory.mktemp("check") / "log"))
-
-
-@pytest.fixture
-def log(sound: str, tmp_path: Path) -> str:
-    """A copy to be damaged."""
-    return copy_of(sound, str(tmp_path / "log"))
 
 
 # ---------------------------------------------------------------- the unsealed tail

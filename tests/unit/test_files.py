@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.faulty_files import Crash, FaultyFiles
 
+from raftlog_mp import files as files_module
 from raftlog_mp.files import Files, join, real_path
 
 FILES = Files()
@@ -96,15 +97,28 @@ def test_exclusive_create(tmp_path: Path) -> None:
         FILES.open(path, write=True, create=True, exclusive=True)
 
 
-def test_mapping_is_read_only(tmp_path: Path) -> None:
+def test_loaded_bytes_are_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, as long as was asked for, the same whatever becomes of the file, and gone when it is closed."""
+    monkeypatch.setattr(files_module, "_LOAD_BYTES", 3)
     path = str(tmp_path / "f")
-    FILES.write_file(path, b"abc")
+    FILES.write_file(path, b"abc\0\0\0\0fg")
     with FILES.opened(path) as fd:
-        mapping = FILES.map(fd, 3, populate=True)
-    with pytest.raises(TypeError):
-        mapping[0] = 1
-    assert mapping[:] == b"abc"
-    mapping.close()
+        copy = FILES.load(fd, 9)
+        longer = FILES.load(fd, 12)
+    os.truncate(path, 0)
+    assert copy[:] == b"abc\0\0\0\0fg" and copy.find(b"f") == 7 and longer[:] == copy[:] + bytes(3)
+    assert path not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    copy.close()
+    with pytest.raises(ValueError, match="closed"):
+        copy[0]
+
+
+def test_bytes_that_cannot_be_read_are_an_error_and_leave_no_memory_behind() -> None:
+    double = FaultyFiles()
+    with double.opened(__file__) as fd:
+        double.fail("pread", errno.EIO)
+        with pytest.raises(OSError, match="injected"):
+            double.load(fd, 10)
 
 
 def test_lock_is_exclusive_and_goes_with_its_descriptor(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
-"""The door to the machine's state: which file system holds a path, and how much memory a process has."""
+"""The door to the machine's state: which file system holds a path, and what a process maps."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,26 +74,6 @@ def test_the_allow_list_holds_local_file_systems_only() -> None:
     remote = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "afs", "lustre", "gpfs"}
     no_files = {"proc", "sysfs", "devtmpfs", "squashfs", "iso9660"}
     assert not probe.LOCAL_FILESYSTEMS & (remote | no_files)
-
-
-def test_memory_of_this_process_and_of_another() -> None:
-    page = os.sysconf("SC_PAGE_SIZE")
-    assert probe.process_rss_bytes() > 100 * page
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        resident = probe.process_rss_bytes(child.pid)
-        assert resident > 0 and resident % page == 0
-    finally:
-        child.communicate(b"\n")
-    assert probe.process_rss_bytes(child.pid) == 0, "gone: no memory, and no error"
-
-
-def test_memory_that_may_not_be_looked_at_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(self: psutil.Process) -> None:
-        raise psutil.AccessDenied(os.getpid())
-
-    monkeypatch.setattr(psutil.Process, "memory_info", denied)
-    assert probe.process_rss_bytes() == 0
 
 
 def test_what_a_writer_maps(log_dir: str) -> None:

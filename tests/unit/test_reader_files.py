@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
+from raftlog_mp import index as index_module
 from raftlog_mp import reader as reader_module
 from raftlog_mp.config import MIB
 from raftlog_mp.errors import CorruptLog
 from raftlog_mp.log_reader import open_reader
+from raftlog_mp.reader import Reader
+from raftlog_mp.source import Source
 from raftlog_mp.types import Entry
 
 from .journals import append, flip, kill, open_log, stop, tail_path
-from .readers import OVER_THE_RING, fill, payload, payloads, reader_of
+from .readers import OVER_THE_RING, StubLink, fill, payload, payloads, reader_of
 
 
 # ---------------------------------------------------------------- ring or segment
@@ -74,8 +79,12 @@ def link_of(fd: str) -> str:
         return ""
 
 
-def test_few_segments_stay_mapped(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
+def test_few_segments_stay_open_and_none_is_mapped(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+) -> None:
     monkeypatch.setattr(reader_module, "OPEN_SEGMENTS", 2)
+    monkeypatch.setattr(index_module, "KEPT_BYTES", kept_bytes)
     journal, _ = open_log(log_dir)
     fill(journal, OVER_THE_RING)
     last, segments = journal.next_index - 1, len(journal.manifest.segments)
@@ -84,9 +93,36 @@ def test_few_segments_stay_mapped(log_dir: str, monkeypatch: pytest.MonkeyPatch)
     for index in (*range(1, last + 1, 5), 1):
         assert reader.get(index) == Entry(1, index, payload(index))
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
-    mapped = {line.split()[-1] for line in maps.splitlines() if log_dir in line}
-    kinds = [os.path.splitext(path)[1] for path in mapped]
-    assert segments > 20 and kinds.count(".seg") <= 2 and kinds.count(".idx") <= 2, mapped
+    assert not [line for line in maps.splitlines() if log_dir in line and line.endswith((".seg", ".idx"))]
+    kinds = [os.path.splitext(link_of(fd))[1] for fd in os.listdir("/proc/self/fd") if log_dir in link_of(fd)]
+    assert segments > 20 and kinds.count(".seg") <= 2 and kinds.count(".idx") <= (0 if kept_bytes else 2), kinds
+    reader.close()
+
+
+@pytest.mark.parametrize("fault", ["unreadable", "cut", "flipped"])
+def test_an_index_that_goes_bad_under_a_reader_is_made_anew(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Too large to be held, so its slots are read as they are needed: what is wrong there costs one rebuild."""
+    monkeypatch.setattr(index_module, "KEPT_BYTES", 0)
+    journal, _ = open_log(log_dir)
+    fill(journal, OVER_THE_RING)
+    last = journal.next_index - 1
+    stop(journal)
+    files = FaultyFiles()
+    reader = Reader(Source(StubLink(None), files, log_dir, files_allowed=True), files, log_dir)  # type: ignore[arg-type]
+    assert reader.get(2) == Entry(1, 2, payload(2))
+    if fault == "unreadable":
+        files.fail("pread", errno.EIO, path=".idx")
+    for name in sorted(os.listdir(log_dir)):
+        if name.endswith(".idx") and fault == "cut":
+            os.truncate(os.path.join(log_dir, name), fmt.INDEX_HEADER_BYTES)
+        elif name.endswith(".idx") and fault == "flipped":
+            for offset in range(fmt.INDEX_HEADER_BYTES, os.path.getsize(os.path.join(log_dir, name)), 8):
+                flip(os.path.join(log_dir, name), offset)
+    for index in (1, 2, last // 2, last):
+        assert reader.get(index) == Entry(1, index, payload(index)), index
+    assert payloads(reader.read(1, last + 1, None)) == [payload(index) for index in range(1, last + 1)]
     reader.close()
 
 

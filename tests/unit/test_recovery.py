@@ -6,6 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+from support.faulty_files import FaultyFiles
+
 from raftlog_mp import format as fmt
 from raftlog_mp import manifest
 from raftlog_mp.files import Files
@@ -82,6 +85,46 @@ def test_killed_after_rolls(log_dir: str, strategy: str) -> None:
     entries, plan = reopen(log_dir)
     assert entries == {index: (1, bytes([index]) * 10_000) for index in range(1, 31)}
     assert letters(plan).rstrip("PQ") == "D" * (journal.rolls - 1) + "M"
+
+
+class ReadFiles(FaultyFiles):
+    """Counts the bytes of records that are read from each segment; its first two blocks are not records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record_bytes: dict[str, int] = {}
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        data = super().pread(fd, length, offset)
+        path = self._paths[fd]
+        if path.endswith(".seg") and offset + len(data) > fmt.DATA_OFFSET:
+            self.record_bytes[path] = self.record_bytes.get(path, 0) + len(data)
+        return data
+
+
+@pytest.mark.parametrize("suspicious", [False, True])
+@BOTH
+def test_a_start_after_a_crash_reads_only_what_no_seal_vouches_for(
+    log_dir: str, strategy: str, suspicious: bool
+) -> None:
+    """However many segments there are.  Control: after a failed disk all of them are read, and that is counted."""
+    journal, _ = open_log(log_dir, strategy=strategy)
+    for number in range(20):
+        append(journal, b"%d" % number * 3000)
+        journal.roll()
+    append(journal, b"in the newest")
+    kill(journal)
+    state = manifest.load(Files(), log_dir)
+    paths = [os.path.join(log_dir, fmt.segment_name(info.segment_id)) for info in state.segments]
+    assert len(paths) == 21
+    if suspicious:
+        state.failed = True
+        manifest.save(Files(), log_dir, state)
+    files = ReadFiles()
+    journal, plan = open_log(log_dir, files)
+    assert plan.last_index == 21
+    assert set(files.record_bytes) == set(paths if suspicious else paths[-1:])
+    stop(journal)
 
 
 def test_two_kills_in_a_row(log_dir: str) -> None:

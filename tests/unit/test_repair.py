@@ -244,6 +244,7 @@ def test_a_resend_of_what_was_dropped_gets_no_guess(tmp_path: Path, clean: bool)
     log = build(str(tmp_path / "log"), clean=clean)
     overwrite_rest(log)
     repair.apply(planned(log.path, truncate_from=27))
+    assert manifest.load(Files(), log.path).clean is clean, "a log that was stopped is not shown as crashed"
     journal, _ = open_log(log.path)
     journal.producers.connect(0xA1, 29, 30)
     assert journal.producers.look_up(0xA1, 30)[0] == "forgotten"

@@ -39,9 +39,9 @@ def act(files: Files, folder: str) -> list[object]:
     files.make_dir(os.path.join(folder, "below"))
     files.write_file(os.path.join(folder, "below", "file"), b"deep")
     with files.opened(two) as fd:
-        mapped = files.map(fd, 3)
-        seen += [bytes(mapped[:]), mapped.find(b"w")]
-        mapped.close()
+        loaded = files.load(fd, 3)
+        seen += [bytes(loaded[:]), loaded.find(b"w")]
+        loaded.close()
     seen += [files.list_dir(folder), files.list_dir(os.path.join(folder, "below"))]
     seen += [files.exists(one), files.exists(two)]
     return [*seen, files.is_dir(os.path.join(folder, "below")), files.read_file(os.path.join(folder, "below", "file"))]

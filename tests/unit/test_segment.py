@@ -173,6 +173,24 @@ def test_write_seal_read(path: str) -> None:
     assert reader.record(999) is None and reader.record(1267) is None and reader.record(1180) is None
 
 
+def test_a_hint_that_fails_costs_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system need not know of read-ahead; the bytes are there all the same."""
+    files = FaultyFiles()
+    writer = SegmentWriter(files, path, HEADER)
+    writer.write(1000, [FIRST, SECOND])
+    writer.seal(1178, 6, 1)
+    writer.close()
+    asked: list[int] = []
+
+    def refused(fd: int, offset: int, length: int) -> None:
+        asked.append(offset)
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(files, "will_need", refused)
+    reader = SegmentReader(files, path, 1000, populate=True)
+    assert reader.copy(1000, 1089) == FIRST and reader.copy(1089, 1178) == SECOND and len(asked) >= 2
+
+
 def test_what_lies_ahead_is_zeros_up_to_the_end_of_the_file(path: str) -> None:
     writer = SegmentWriter(FaultyFiles(), path, HEADER._replace(file_bytes=3 * ZERO_AHEAD_BYTES))
     body = b"y" * 100_000

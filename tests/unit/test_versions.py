@@ -12,7 +12,7 @@ import pytest
 from crc32c import crc32c
 
 import raftlog_mp as rl
-from raftlog_mp import check, hard_state, manifest
+from raftlog_mp import check, hard_state, manifest, repair
 from raftlog_mp import format as fmt
 from raftlog_mp.backup import backup
 from raftlog_mp.errors import CorruptLog, VersionMismatch
@@ -201,6 +201,22 @@ def test_a_rotten_version_field_is_damage_and_no_newer_release(log_dir: str, wha
     overwrite(f"{log_dir}/{name}", offset + 8, (int.from_bytes(raw, "little") ^ 1 << bit).to_bytes(4, "little"))
     read(log_dir)
     start_up(log_dir)
+
+
+@pytest.mark.parametrize("what", ["seal", "segment header"])
+def test_a_version_that_nothing_proves_is_damage_to_check_and_repair(log_dir: str, what: str) -> None:
+    """Start-up refuses it as newer, to be safe; but the manifest, which every release writes first, is of this one."""
+    build(log_dir, clean=True)
+    name = make_newer(log_dir, what, proves=False)
+    problems = check.check_log(log_dir).problems
+    assert {found.file for found in problems} == {name}
+    assert any("no newer release wrote here" in found.sentence for found in problems)
+    assert not any("a start of a writer" in found.next_step for found in problems), "a writer refuses to start"
+    with pytest.raises(VersionMismatch):
+        start_up(log_dir)
+    repair.apply(repair.plan(log_dir))
+    assert check.check_log(log_dir).sound
+    read(log_dir)
 
 
 def test_memory_of_another_layout_is_no_reason_to_lose_entries(log_dir: str) -> None:
