@@ -15,10 +15,10 @@ from .records import scan_segment
 from .remains import Remains
 from .repair_steps import SegmentMender
 from .segment import seal_segment
-from .survey import Part, Survey, header_of
+from .survey import Survey, ending_of, header_of
 from .sweeper import remove_segment
 from .term_history import runs_of_log
-from .walk import Verdict, entries_in_words
+from .walk import entries_in_words
 
 EVIDENCE_BYTES = 4096
 KINDS = {  # what start-up would do by itself, and what it is called in a plan
@@ -94,24 +94,15 @@ class Mender(SegmentMender):
     def _seal_tail(self, info: SegmentInfo) -> None:
         scan = scan_segment(self._path(info), files=self.files, header=header_of(info, self.manifest.log_id))
         seen, (durable, failed) = self._survey(info), self._durable(scan)
-        name, kept, wrong = fmt.segment_name(info.segment_id), list[Part](), False
-        for part in seen.parts:
-            wrong = part.verdict is Verdict.WRONG
-            if wrong or ((failed or not part.good) and part.start >= durable):
-                break
-            kept.append(part.up_to(durable) if part.good and failed else part)
-        while kept and not kept[-1].good:
-            kept.pop()
-        end, following = (kept[-1].end, kept[-1].next) if kept else (info.start, info.base_index)
-        if wrong or end < durable:
+        name, found = fmt.segment_name(info.segment_id), ending_of(seen, info, durable, failed=failed)
+        if found.hopeless:
             rows = recovery_table.SEGMENT_ROWS
-            sentence = next(row.sentence for row in rows if row.letter == ("K" if wrong else "J"))
-            return self._give_up_from(following, name, sentence)
-        holes = [part for part in kept if not part.good]
+            sentence = next(row.sentence for row in rows if row.letter == ("K" if found.wrong else "J"))
+            return self._give_up_from(found.last_index + 1, name, sentence)
         if self._cut_at is not None:  # then the log ends before the damage, or not at all
-            return self._note_damage(holes[0].first) if holes else None
-        self._accept_holes(info, holes)
-        return self._seal_at(info, Survey(kept), end, following - 1, kept[-1].term if kept else info.previous_term)
+            return self._note_damage(found.holes[0].first) if found.holes else None
+        self._accept_holes(info, found.holes)
+        return self._seal_at(info, Survey(found.kept), found.end, found.last_index, found.last_term)
 
     def _seal_at(self, info: SegmentInfo, seen: Survey, end: int, last_index: int, last_term: int) -> None:
         """The unsealed newest segment ends at ``end``; what follows is kept aside."""

@@ -106,7 +106,25 @@ class SegmentReader:
         try:
             return self._files.pread(self._fd, length, position + self._shift)
         except OSError:
-            return b""  # as if it were not there: the caller, which misses it, tells what is damaged
+            return self._before_bad_block(position + self._shift, length)
+
+    def _before_bad_block(self, offset: int, length: int) -> bytes:
+        """What the device gives before the first block that it cannot read.
+
+        The rest is as if it were not there: the caller, which misses it, tells what is damaged.
+        """
+        pieces, end = list[bytes](), offset + length
+        while offset < end:
+            size = min(end, (offset // fmt.BLOCK_BYTES + 1) * fmt.BLOCK_BYTES) - offset
+            try:
+                piece = self._files.pread(self._fd, size, offset)
+            except OSError:
+                break
+            pieces.append(piece)
+            if len(piece) < size:
+                break
+            offset += size
+        return b"".join(pieces)
 
     def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
         """``(header fields, body)`` of the record at ``position``, or None if no header can be read there."""

@@ -26,21 +26,48 @@ def runs_of_log(
         path = join(directory, fmt.terms_name(info.segment_id))
         found = read_sealed_runs(files, path, manifest.log_id, info.segment_id)
         if found is None:
-            if any(row[2] == info.segment_id for row in manifest.lost):
-                found = survey(files, directory, info, manifest.log_id).runs(info)
-            else:
-                found = runs_in_file(files, directory, info, info.end or 0)
+            found = _runs_of_segment(files, directory, info, manifest, keep)
             if keep:
                 write_sealed_runs(files, path, manifest.log_id, info.segment_id, found)
         runs += [run for run in found if run[0] <= info.last_index]
     return merged(runs)
 
 
+def _runs_of_segment(
+    files: Files, directory: str, info: SegmentInfo, manifest: Manifest, keep: bool
+) -> list[Run]:
+    """The runs of a sealed segment; nobody has looked at its records yet, and they may be damaged."""
+    if all(row[2] != info.segment_id for row in manifest.lost):
+        try:
+            data = _bytes_of(files, directory, info, info.end or 0)
+        except OSError:
+            if keep:
+                raise
+            data = b""  # a reader tells what can be told
+        if len(data) == (info.end or 0) - info.start and _headers_prove(data, info, manifest.log_id):
+            return runs_in_records(data)
+    return survey(files, directory, info, manifest.log_id, unreadable_is_damage=not keep).runs(info)
+
+
+def _headers_prove(data: bytes, info: SegmentInfo, log_id: int) -> bool:
+    """Whether record follows record to the end; bodies do not matter here."""
+    at = 0
+    while at < len(data):
+        header = fmt.read_record_header(data, at)
+        if header is None or (header.log_id, header.position) != (log_id, info.start + at):
+            return False
+        at += fmt.RECORD_BYTES + header.body_bytes
+    return at == len(data)
+
+
 def runs_in_file(files: Files, directory: str, info: SegmentInfo, end: int) -> list[Run]:
     """The runs of a segment's records up to stream position ``end``, which have proved before."""
+    return runs_in_records(_bytes_of(files, directory, info, end))
+
+
+def _bytes_of(files: Files, directory: str, info: SegmentInfo, end: int) -> bytes:
     with files.opened(join(directory, fmt.segment_name(info.segment_id))) as fd:
-        data = files.pread(fd, end - info.start, fmt.DATA_OFFSET)
-    return runs_in_records(data)
+        return files.pread(fd, end - info.start, fmt.DATA_OFFSET)
 
 
 def runs_in_records(data: Any) -> list[Run]:
