@@ -109,14 +109,14 @@ class Mender(SegmentMender):
         name, files, offset = fmt.segment_name(info.segment_id), self.files, fmt.DATA_OFFSET + end - info.start
         sealed = info.finished(end, last_index, last_term)
         with files.opened(self._path(info), write=True) as fd:
-            behind = files.pread(fd, files.size(fd), offset).rstrip(b"\0")
-            kept, sentence = 0, f"it ends with entry {last_index}; what comes next goes to a new segment"
-            if behind:
-                kept = self._keep(name, offset, offset + len(behind))
+            kept, sentence = self._keep_behind(name, offset), f"it ends with entry {last_index}"
+            sentence += "; what comes next goes to a new segment"
+            if kept:
                 sentence += ". The bytes behind are kept aside and cut"
                 first = files.pread(fd, EVIDENCE_BYTES, offset)
                 evidence = f"{info.segment_id:016x}:{end}:{crc32c(first):08x}"
                 self.manifest.evidence = [*self.manifest.evidence[-63:], evidence]
+            kept += self._keep(fmt.index_name(info.segment_id)) + self._keep(fmt.terms_name(info.segment_id))
             self._step("seal", name, sentence, offset=offset, kept_bytes=kept, last_index=last_index)
             files.sync_all(fd)
             self._write_caches(sealed, seen)
@@ -182,7 +182,7 @@ class Mender(SegmentMender):
         return make_plan(self.files, self.directory, self.manifest)
 
     def _keep_dropped(self) -> int:
-        return sum(self._keep(fmt.segment_name(info.segment_id)) for info in self._dropped)
+        return sum(self._keep_segment(info.segment_id) for info in self._dropped)
 
     def _end_with(self, info: SegmentInfo, last_index: int) -> None:
         """The last segment that stays ends with ``last_index``."""

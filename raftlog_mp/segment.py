@@ -76,13 +76,17 @@ class SegmentWriter:
 
 def seal_segment(files: Files, fd: int, header: SegmentHeader, end: int, last_index: int, last_term: int) -> None:
     """Write a seal over fsynced data, then give back the space behind the end.  Durable on return."""
-    seal = Seal(header.log_id, header.segment_id, header.generation, header.base_index, end, last_index, last_term)
-    files.pwrite(fd, fmt.pack_seal(seal), fmt.SEAL_OFFSET)
+    files.pwrite(fd, fmt.pack_seal(seal_of(header, end, last_index, last_term)), fmt.SEAL_OFFSET)
     files.sync_all(fd)
     # Only bytes behind the end go: no reader looks there, so no mapping of them can fault.  The seal is durable
     # first, so a shorter file without a seal is damage and not a finished segment.
     files.truncate(fd, fmt.DATA_OFFSET + end - header.start)
     files.sync_all(fd)
+
+
+def seal_of(header: SegmentHeader, end: int, last_index: int, last_term: int) -> Seal:
+    """The seal of the segment with this header."""
+    return Seal(header.log_id, header.segment_id, header.generation, header.base_index, end, last_index, last_term)
 
 
 class SegmentReader:
