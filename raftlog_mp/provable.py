@@ -40,35 +40,43 @@ class Hole:
 class Provable:
     """A plan that ends where what can be proved does, and the manifest that belongs to it."""
 
-    plan: Plan
+    plan: Plan  # its ``refusal``: why more entries may have followed; its ``findings``: what start-up found
     manifest: Manifest  # with the holes in ``lost``: those that repair has noted, and those that it would note
     holes: list[Hole] = field(default_factory=list)  # those that nobody has noted yet
     runs: list[Run] | None = None  # of the newest segment, if the files do not tell them as they stand
 
 
 def look(files: Files, directory: str, found: Manifest) -> Provable:
-    """What the files (and a dead writer's ring) prove.  ``plan.refusal``: what keeps the rest from being served."""
+    """What the files (and a dead writer's ring) prove."""
     plan = make_plan(files, directory, found)
     seen = Provable(plan, found)
-    newest = found.segments[-1] if found.segments else None
-    if plan.refusal is not None and newest is not None and not newest.sealed:
-        _look_behind(files, directory, seen, newest)
+    if plan.refusal is None:
+        return seen
+    if plan.refusal.letter != "R":
+        # Damage in other segments is told entry by entry; only that of the newest one hides where the log ends.
+        plan.refusal = _look_behind(files, directory, seen)
+        if plan.refusal is None and found.strategy == PersistenceStrategy.MEM_FIRST:
+            with contextlib.closing(Remains(directory, found)) as old:
+                decide_ring(found, old, plan)
     if plan.refusal is not None and plan.refusal.letter == "R":
         _take_from_ring(directory, seen)
     return seen
 
 
-def _look_behind(files: Files, directory: str, seen: Provable, info: SegmentInfo) -> None:
-    """Let the log end where the newest segment does if the damage in it is sealed off."""
-    plan, name = seen.plan, fmt.segment_name(info.segment_id)
+def _look_behind(files: Files, directory: str, seen: Provable) -> Finding | None:
+    """Let the log end where the newest segment does if the damage in it is sealed off; why it may not end there."""
+    plan, listed = seen.plan, seen.manifest.segments
+    name = fmt.segment_name(listed[-1].segment_id) if listed else ""
     refused = next((one for one in plan.findings if one.file == name and one.action == table.REFUSE), None)
+    if refused is None or listed[-1].sealed:
+        return None
     # Row O: these bytes were cut before.  A gap: nothing proves that the segment belongs to the log at all.
-    if refused is None or refused.letter == "O" or plan.gap:
-        return
+    if refused.letter == "O" or plan.gap:
+        return refused
     try:
-        ending, info = _ending(files, directory, seen.manifest, plan, info)
+        ending, info = _ending(files, directory, seen.manifest, plan, listed[-1])
     except OSError:
-        return  # it is gone, or this user may not read it
+        return refused  # it is gone, or this user may not read it
     seen.holes = _holes(info, ending.holes, seen.manifest)
     rows = [[hole.first, hole.last, hole.segment_id, hole.offset] for hole in seen.holes]
     seen.manifest = replace(seen.manifest, lost=[*seen.manifest.lost, *rows])
@@ -78,13 +86,7 @@ def _look_behind(files: Files, directory: str, seen: Provable, info: SegmentInfo
     plan.end = plan.file_end = ending.end
     plan.last_index = plan.file_last_index = ending.last_index
     plan.last_term = plan.file_last_term = ending.last_term
-    told = [_refusal(name, info, ending)] if ending.hopeless else []
-    at = plan.findings.index(refused)
-    plan.findings[at : at + 1] = told
-    plan.refusal = next((one for one in plan.findings if one.action == table.REFUSE), None)
-    if not ending.hopeless and seen.manifest.strategy == PersistenceStrategy.MEM_FIRST:
-        with contextlib.closing(Remains(directory, seen.manifest)) as old:
-            decide_ring(seen.manifest, old, plan)
+    return _refusal(name, info, ending) if ending.hopeless else None
 
 
 def _ending(

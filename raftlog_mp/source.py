@@ -337,7 +337,8 @@ class Source:
             stop = min(stop, info.last_index + 1)
         if found is None or not found.lost:
             return stop
-        return min([stop, *(first for first, last, _, _ in found.live_lost() if index < first <= last)])
+        # Also before damage without an entry: whatever stands in it, no read goes through.
+        return min([stop, *(first for first, _, _, _ in found.live_lost() if index < first)])
 
     def loss(self, row: list[int]) -> errors.CorruptLog:
         """The error for entries in a hole, one row of ``Manifest.lost``: repair has given them up, or will."""
@@ -361,7 +362,7 @@ class Source:
         )  # fmt: skip
 
     def check_readable(self, index: int) -> None:
-        """Raise :class:`CorruptLog` for an index that damage, not absence, keeps from being served."""
+        """Raise :class:`CorruptLog` for an index behind the end if damage, not absence, keeps it from being served."""
         view = self._file_view
         if (
             self.link.view is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from crc32c import crc32c
+
 from . import format as fmt
 from .catalog import SegmentInfo
 from .files import Files, join
@@ -44,20 +46,27 @@ def _runs_of_segment(
             if keep:
                 raise
             data = b""  # a reader tells what can be told
-        if len(data) == (info.end or 0) - info.start and _headers_prove(data, info, manifest.log_id):
-            return runs_in_records(data)
+        found = _proved_runs(data, info, manifest.log_id)
+        if found is not None:
+            return found
     return survey(files, directory, info, manifest.log_id, unreadable_is_damage=not keep).runs(info)
 
 
-def _headers_prove(data: bytes, info: SegmentInfo, log_id: int) -> bool:
-    """Whether record follows record to the end; bodies do not matter here."""
-    at = 0
-    while at < len(data):
-        header = fmt.read_record_header(data, at)
-        if header is None or (header.log_id, header.position) != (log_id, info.start + at):
-            return False
-        at += fmt.RECORD_BYTES + header.body_bytes
-    return at == len(data)
+def _proved_runs(data: bytes, info: SegmentInfo, log_id: int) -> list[Run] | None:
+    """The runs if record follows record to the segment's end, by headers that prove; bodies do not matter here."""
+    runs: list[Run] = []
+    at, size, unpack, head = 0, (info.end or 0) - info.start, fmt.RECORD_HEADER.unpack_from, fmt.RECORD_BYTES
+    magic = fmt.RECORD_MAGIC
+    with memoryview(data) as view:
+        while at + head <= len(data):
+            fields = unpack(data, at)
+            due = magic, crc32c(view[at + 8 : at + head]), log_id, info.start + at
+            if (fields[0], fields[1], fields[7], fields[11]) != due:
+                return None
+            if fields[4] and (not runs or runs[-1][1] != fields[10]):
+                runs.append((fields[9], fields[10]))
+            at += head + fields[3]
+    return runs if at == size else None
 
 
 def runs_in_file(files: Files, directory: str, info: SegmentInfo, end: int) -> list[Run]:

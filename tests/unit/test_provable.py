@@ -186,6 +186,24 @@ def test_a_torn_tail_is_cut_not_served(tmp_path: Path, hit: list[int], holes: li
     assert as_after_repair(path) == (expected, last, False)
 
 
+def test_no_read_goes_through_residue_in_place_of_a_record_without_entries(log_dir: str) -> None:
+    """It would fit: its index is that of the entry behind it."""
+    journal, _ = open_log(log_dir)
+    append(journal, b"one")
+    append(journal, b"two")
+    position, offset = journal.end, fmt.DATA_OFFSET + journal.end - journal.segment.header.start
+    journal.mark()
+    journal.flush()
+    append(journal, b"three")
+    kill(journal)
+    overwrite(tail_path(log_dir), offset, fmt.pack_record_header(
+        fmt.crc32c(b""), 0, 1, fmt.KIND_ENTRIES, journal.log_id, 0, 3, 1, position, position, 0, 0
+    ))  # fmt: skip
+    with log_reader.open_reader(log_dir) as reader:
+        assert [entry.payload for entry in reader.read(1)] == [b"one", b"two", b"three"]
+    assert as_after_repair(log_dir)[1:] == (3, False)
+
+
 # ---------------------------------------------------------------- memory, and a disk that failed
 def flushed_in_the_middle(path: str) -> None:
     """A killed MemFirst log: entries 1 to 4 flushed, the third of them damaged; 5 and 6 in the ring alone."""
@@ -212,6 +230,17 @@ def test_a_hole_in_what_was_flushed(tmp_path: Path, memory: bool) -> None:
     found, last, refused = as_after_repair(path)
     assert (last, refused) == (6, False)
     assert found == {i: None if i == 3 else (i, b"entry %d" % i) for i in range(1, 7)}
+
+
+def test_damage_in_a_sealed_segment_does_not_hide_the_ring(tmp_path: Path) -> None:
+    """Row F; what was acknowledged last is in the dead writer's memory alone."""
+    log = build(str(tmp_path / "log"), strategy="mem_first")
+    log.hit(5)
+    flip(os.path.join(log.path, fmt.segment_name(1)), fmt.SEAL_OFFSET + 20)
+    with pytest.raises(errors.CorruptLog, match="row F"):
+        open_log(log.path)
+    found, last, _ = served(log.path)
+    assert (found, last) == (less((5, 5)), 30)
 
 
 def test_what_proves_at_the_head_of_a_damaged_ring_is_served(tmp_path: Path) -> None:
@@ -256,6 +285,15 @@ def test_what_lies_behind_the_last_provable_entry_is_refused_there(log: Damaged)
         reader.get(28)
     assert (told.value.first_index, told.value.last_index, told.value.term) == (28, None, term_of(27))
     assert told.value.offset == log.places[28].offset
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_without_its_manifest_nothing_of_a_log_is_served(log: Damaged, gone: bool) -> None:
+    """Row A: nobody knows which segments count, nor what was purged or truncated."""
+    path = manifest.manifest_path(log.path)
+    os.unlink(path) if gone else flip(path, 100)
+    with pytest.raises(errors.CorruptLog, match="nothing can be served without it"):
+        log_reader.open_reader(log.path)
 
 
 def test_every_way_of_reading_stops_at_the_hole_and_goes_on_behind_it(log: Damaged) -> None:
