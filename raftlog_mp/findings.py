@@ -63,6 +63,9 @@ class Plan:
     commit_index: int = 0  # as the dead writer of this boot knew it
     directory: str = ""
     dead: list[SegmentInfo] = field(default_factory=list)  # files of purged or replaced segments
+    durable: int = 0  # highest position that manifest and memory vouch for; records in the tail may vouch for more
+    failed: bool = False  # the disk failed under the last writer
+    gap: bool = False  # the newest segment does not continue its predecessor, as the manifest states them
 
     def refuse(self) -> None:
         """Raise the refusal, if there is one."""
@@ -85,10 +88,13 @@ def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: 
     """
     old = Remains(directory, manifest)
     try:
-        plan = Plan(segments=[], commit_index=old.commit_index, directory=directory)
+        plan = Plan(
+            segments=[], commit_index=old.commit_index, directory=directory,
+            durable=max(manifest.durable, old.durable), failed=manifest.failed or old.failed,
+        )  # fmt: skip
         _scan_files(files, directory, manifest, old, plan, fresh_reads)
         if plan.refusal is None and manifest.strategy == PersistenceStrategy.MEM_FIRST:
-            _decide_ring(manifest, old, plan)
+            decide_ring(manifest, old, plan)
         if manifest.clean and manifest.producers:
             plan.producers.restore(manifest.producers)  # the sealed segments were not read
         for producer, sequence in manifest.purges:
@@ -116,7 +122,7 @@ def _scan_files(
         inspection = _Inspection(files, directory, manifest, old, info, last=at == len(manifest.segments) - 1, gap=gap)
         inspection.look(fresh_reads)
         _conclude(plan, inspection)
-        previous = info
+        previous, plan.gap = info, gap
     plan.file_end, plan.file_last_index, plan.file_last_term = plan.end, plan.last_index, plan.last_term
     for number in _segments_on_disk(files, directory) - {info.segment_id for info in manifest.segments}:
         if number < manifest.next_segment_id:
@@ -269,7 +275,7 @@ def _conclude(plan: Plan, seen: _Inspection) -> None:
         plan.evidence = seen.evidence if row.action == table.CUT else None
 
 
-def _decide_ring(manifest: Manifest, old: Remains, plan: Plan) -> None:
+def decide_ring(manifest: Manifest, old: Remains, plan: Plan) -> None:
     """Rows P to T: what of the acknowledged suffix is only in the ring."""
     data, good = b"", False
     if old.trusted and old.ring is not None and old.published > plan.end:

@@ -380,10 +380,11 @@ RESIDUE = "residue"  # a whole record of an older generation
 WRONG = "wrong"  # a whole record of this generation with the wrong index, term or position
 
 
-def corrupt(message: str, directory: str = "DIR", **where: Any) -> CorruptLog:
-    """A :class:`CorruptLog` whose text ends with what to do next."""
+def corrupt(message: str, directory: str = "DIR", *, served: bool = True, **where: Any) -> CorruptLog:
+    """A :class:`CorruptLog` whose text ends with what to do next.  ``served``: readers can still read."""
+    rest = "open_reader() still serves what is provably right" if served else "nothing can be served without it"
     return CorruptLog(
-        f"{message}. Nothing was changed; open_reader() still serves what is provably right. Next: `raftlog-mp check "
+        f"{message}. Nothing was changed; {rest}. Next: `raftlog-mp check "
         f"{directory}` says what is damaged and what that means, `raftlog-mp repair {directory}` what can be done.",
         **where,
     )  # fmt: skip

@@ -115,7 +115,9 @@ def load(files: Files, directory: str) -> Manifest:
             return Manifest.from_dict(document)
     except (TypeError, ValueError, KeyError):
         pass
-    raise fmt.corrupt(f"{path} is damaged: its checksum or structure is wrong", segment=fmt.MANIFEST_NAME, offset=0)
+    raise fmt.corrupt(
+        f"{path} is damaged: its checksum or structure is wrong", served=False, segment=fmt.MANIFEST_NAME, offset=0
+    )
 
 
 def _refuse_unknown(document: dict[str, Any], path: str) -> None:
@@ -131,7 +133,7 @@ def missing(files: Files, directory: str) -> NotALog | CorruptLog:
     """What it means that there is no manifest."""
     if any(name.endswith(".seg") for name in files.list_dir(directory)):
         return fmt.corrupt(
-            f"{manifest_path(directory)} is missing although {directory} holds segments",
+            f"{manifest_path(directory)} is missing although {directory} holds segments", served=False,
             segment=fmt.MANIFEST_NAME, offset=0,
         )  # fmt: skip
     if not files.is_dir(directory):

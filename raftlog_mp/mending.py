@@ -15,7 +15,7 @@ from .files import Files, join
 from .findings import Plan, expected_header
 from .index import write_sealed
 from .manifest import Manifest
-from .segment import seal_segment
+from .segment import seal_of, seal_segment
 
 
 def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan, *, aside: str | None = None) -> None:
@@ -49,12 +49,22 @@ def apply_plan(files: Files, directory: str, manifest: Manifest, plan: Plan, *, 
 def _finish_sealed(files: Files, directory: str, manifest: Manifest, info: SegmentInfo, aside: str | None) -> None:
     """Write header and seal of a segment again whose records prove up to the end that the manifest states."""
     name, header = fmt.segment_name(info.segment_id), expected_header(manifest, info)
-    block = fmt.pack_segment_header(header)
+    block, place = fmt.pack_segment_header(header), (info.end or 0, info.last_index or 0, info.last_term or 0)
     with files.opened(join(directory, name), write=True) as fd:
         if files.pread(fd, len(block), fmt.SEGMENT_HEADER_OFFSET) != block:
             set_aside(files, directory, name, fmt.SEGMENT_HEADER_OFFSET, aside, length=len(block))
             files.pwrite(fd, block, fmt.SEGMENT_HEADER_OFFSET)
-        seal_segment(files, fd, header, info.end or 0, info.last_index or 0, info.last_term or 0)
+        # A seal that does not prove is written over, and the file is cut to its end, whatever stands behind it.
+        _keep_seal(files, directory, fd, seal_of(header, *place), aside)
+        set_aside(files, directory, name, info.size_due(), aside)
+        seal_segment(files, fd, header, *place)
+
+
+def _keep_seal(files: Files, directory: str, fd: int, seal: fmt.Seal, aside: str | None) -> None:
+    """What stands where ``seal`` is going to be written, unless it is that already."""
+    length = fmt.DATA_OFFSET - fmt.SEAL_OFFSET
+    if files.pread(fd, length, fmt.SEAL_OFFSET).rstrip(b"\0") != fmt.pack_seal(seal).rstrip(b"\0"):
+        set_aside(files, directory, fmt.segment_name(seal.segment_id), fmt.SEAL_OFFSET, aside, length=length)
 
 
 def _finish_tail(
@@ -74,7 +84,9 @@ def _finish_tail(
             files, join(directory, fmt.index_name(tail.segment_id)), manifest.log_id, tail.segment_id,
             tail.base_index, slots,
         )  # fmt: skip
-        seal_segment(files, fd, expected_header(manifest, tail), end, last_index, last_term)
+        header = expected_header(manifest, tail)
+        _keep_seal(files, directory, fd, seal_of(header, end, last_index, last_term), aside)
+        seal_segment(files, fd, header, end, last_index, last_term)
     return tail.finished(end, last_index, last_term)
 
 
@@ -86,8 +98,8 @@ def set_aside(
     That is ``quarantine/`` by default.  Durable on return.
     """
     folder = folder or join(directory, fmt.QUARANTINE_NAME)
-    files.make_dir(folder)
     with files.opened(join(directory, name)) as fd:
         data = files.pread(fd, files.size(fd) if length is None else length, offset).rstrip(b"\0")
     if data:
+        files.make_dir(folder)
         files.write_file(join(folder, f"{name}.{offset}.{crc32c(data):08x}"), data)

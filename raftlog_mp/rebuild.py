@@ -20,10 +20,11 @@ from .types import PersistenceStrategy
 from .walk import Verdict
 
 
-def rebuild(files: Files, directory: str) -> tuple[Manifest, list[str], list[str]]:
-    """The manifest that the segments prove, what cannot be known, and the segments that tell nothing about their place.
+def rebuild(files: Files, directory: str) -> tuple[Manifest, list[str], list[str], list[str]]:
+    """The manifest that the segments prove; what cannot be known, in words.
 
-    :class:`CorruptLog` if none of them does.
+    Then the segments that tell nothing about their place, and those of other logs.  :class:`CorruptLog` if no segment
+    tells its place.
     """
     names = [name for name in files.list_dir(directory) if fmt.parse_segment_name(name) is not None]
     scans = [scan_segment(join(directory, name), files=files) for name in names]
@@ -35,7 +36,7 @@ def rebuild(files: Files, directory: str) -> tuple[Manifest, list[str], list[str
             "was. Restore a backup; `raftlog-mp dump` shows the records that are left.", segment=fmt.MANIFEST_NAME,
         )  # fmt: skip
     log_id = max(set(log_ids), key=log_ids.count)
-    known, told, untold = dict[int, SegmentScan](), list[str](), list[str]()
+    known, told, untold, foreign = dict[int, SegmentScan](), list[str](), list[str](), list[str]()
     for scan in scans:
         header = headers[scan.path]
         if header is None:
@@ -43,6 +44,7 @@ def rebuild(files: Files, directory: str) -> tuple[Manifest, list[str], list[str
                 untold.append(_name(scan))
             told.append(f"{_name(scan)} tells nothing about its place and is left out")
         elif header.log_id != log_id:
+            foreign.append(_name(scan))
             told.append(f"{_name(scan)} belongs to another log and is left out")
         else:
             scan.header = header
@@ -60,7 +62,7 @@ def rebuild(files: Files, directory: str) -> tuple[Manifest, list[str], list[str
         segments=segments, purged_index=first.base_index - 1,
         purged_term=first.previous_term if first.base_index > 1 else 0,
     )  # fmt: skip
-    return found, told, untold
+    return found, told, untold, foreign
 
 
 def _name(scan: SegmentScan) -> str:

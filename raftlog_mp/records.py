@@ -155,9 +155,17 @@ def iter_records(path: PathLike, *, verify: bool = True, files: Files | None = N
     read from its first byte on.  ``verify=False`` believes the bodies: only headers are checked.  Raises ``OSError`` if
     the file cannot be opened, :class:`VersionMismatch` if a newer release wrote it.
     """
-    files, place = files or Files(), real_path(path)
+    return _records(files or Files(), real_path(path), verify, None)
+
+
+def records_of(path: PathLike, header: SegmentHeader, *, files: Files | None = None) -> Iterator[FoundRecord]:
+    """As :func:`iter_records`, of a segment of which the manifest tells the ``header``, whatever stands in the file."""
+    return _records(files or Files(), real_path(path), True, header)
+
+
+def _records(files: Files, place: str, verify: bool, header: SegmentHeader | None) -> Iterator[FoundRecord]:
     with files.opened(place) as fd:
-        opened = _Opened(files, fd, place, verify=verify)
+        opened = _Opened(files, fd, place, verify=verify, header=header)
         walk = opened.walk
         if walk is None:
             found = opened.nothing()

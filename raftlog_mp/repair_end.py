@@ -15,10 +15,10 @@ from .records import scan_segment
 from .remains import Remains
 from .repair_steps import SegmentMender
 from .segment import seal_segment
-from .survey import Part, Survey, header_of
+from .survey import Survey, ending_of, header_of
 from .sweeper import remove_segment
 from .term_history import runs_of_log
-from .walk import Verdict, entries_in_words
+from .walk import entries_in_words
 
 EVIDENCE_BYTES = 4096
 KINDS = {  # what start-up would do by itself, and what it is called in a plan
@@ -94,38 +94,29 @@ class Mender(SegmentMender):
     def _seal_tail(self, info: SegmentInfo) -> None:
         scan = scan_segment(self._path(info), files=self.files, header=header_of(info, self.manifest.log_id))
         seen, (durable, failed) = self._survey(info), self._durable(scan)
-        name, kept, wrong = fmt.segment_name(info.segment_id), list[Part](), False
-        for part in seen.parts:
-            wrong = part.verdict is Verdict.WRONG
-            if wrong or ((failed or not part.good) and part.start >= durable):
-                break
-            kept.append(part.up_to(durable) if part.good and failed else part)
-        while kept and not kept[-1].good:
-            kept.pop()
-        end, following = (kept[-1].end, kept[-1].next) if kept else (info.start, info.base_index)
-        if wrong or end < durable:
+        name, found = fmt.segment_name(info.segment_id), ending_of(seen, info, durable, failed=failed)
+        if found.hopeless:
             rows = recovery_table.SEGMENT_ROWS
-            sentence = next(row.sentence for row in rows if row.letter == ("K" if wrong else "J"))
-            return self._give_up_from(following, name, sentence)
-        holes = [part for part in kept if not part.good]
+            sentence = next(row.sentence for row in rows if row.letter == ("K" if found.wrong else "J"))
+            return self._give_up_from(found.last_index + 1, name, sentence)
         if self._cut_at is not None:  # then the log ends before the damage, or not at all
-            return self._note_damage(holes[0].first) if holes else None
-        self._accept_holes(info, holes)
-        return self._seal_at(info, Survey(kept), end, following - 1, kept[-1].term if kept else info.previous_term)
+            return self._note_damage(found.holes[0].first) if found.holes else None
+        self._accept_holes(info, found.holes)
+        return self._seal_at(info, Survey(found.kept), found.end, found.last_index, found.last_term)
 
     def _seal_at(self, info: SegmentInfo, seen: Survey, end: int, last_index: int, last_term: int) -> None:
         """The unsealed newest segment ends at ``end``; what follows is kept aside."""
         name, files, offset = fmt.segment_name(info.segment_id), self.files, fmt.DATA_OFFSET + end - info.start
         sealed = info.finished(end, last_index, last_term)
         with files.opened(self._path(info), write=True) as fd:
-            behind = files.pread(fd, files.size(fd), offset).rstrip(b"\0")
-            kept, sentence = 0, f"it ends with entry {last_index}; what comes next goes to a new segment"
-            if behind:
-                kept = self._keep(name, offset, offset + len(behind))
+            kept, sentence = self._keep_behind(name, offset), f"it ends with entry {last_index}"
+            sentence += "; what comes next goes to a new segment"
+            if kept:
                 sentence += ". The bytes behind are kept aside and cut"
                 first = files.pread(fd, EVIDENCE_BYTES, offset)
                 evidence = f"{info.segment_id:016x}:{end}:{crc32c(first):08x}"
                 self.manifest.evidence = [*self.manifest.evidence[-63:], evidence]
+            kept += self._keep(fmt.index_name(info.segment_id)) + self._keep(fmt.terms_name(info.segment_id))
             self._step("seal", name, sentence, offset=offset, kept_bytes=kept, last_index=last_index)
             files.sync_all(fd)
             self._write_caches(sealed, seen)
@@ -191,7 +182,7 @@ class Mender(SegmentMender):
         return make_plan(self.files, self.directory, self.manifest)
 
     def _keep_dropped(self) -> int:
-        return sum(self._keep(fmt.segment_name(info.segment_id)) for info in self._dropped)
+        return sum(self._keep_segment(info.segment_id) for info in self._dropped)
 
     def _end_with(self, info: SegmentInfo, last_index: int) -> None:
         """The last segment that stays ends with ``last_index``."""

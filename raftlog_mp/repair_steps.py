@@ -114,6 +114,17 @@ class SegmentMender:
                 files.sync_dir(self.folder)
         return max(end - offset, 0)
 
+    def _keep_behind(self, name: str, offset: int) -> int:
+        """Keep what stands from ``offset`` to the end of a file, trailing zeros left out; how many bytes."""
+        with self.files.opened(join(self.directory, name)) as fd:
+            behind = self.files.pread(fd, self.files.size(fd), offset).rstrip(b"\0")
+        return self._keep(name, offset, offset + len(behind)) if behind else 0
+
+    def _keep_segment(self, segment_id: int) -> int:
+        """Keep a segment's file and the caches beside it; how many bytes."""
+        names = fmt.segment_name(segment_id), fmt.index_name(segment_id), fmt.terms_name(segment_id)
+        return sum(map(self._keep, names))
+
     def _save_manifest(self) -> None:
         """Replace the manifest; what the log said of itself before the repair is kept aside."""
         if not self.files.exists(join(self.folder, f"{fmt.MANIFEST_NAME}.0")):
@@ -142,8 +153,10 @@ class SegmentMender:
         try:
             self.manifest = manifest.load(self.files, self.directory)
         except CorruptLog:
-            self.manifest, told, untold = rebuild(self.files, self.directory)
+            self.manifest, told, untold, foreign = rebuild(self.files, self.directory)
             first, kept = self.manifest.purged_index + 1, self._keep(fmt.MANIFEST_NAME)
+            # Not listed any more: the next start takes them for what was purged or replaced.
+            kept += sum(map(self._keep, [*untold, *foreign]))
             self._changes_log = self._rebuilt = True
             sentence = "; ".join([
                 f"made anew from {len(self.manifest.segments)} segments: a newer one supersedes older ones from its "
@@ -282,9 +295,10 @@ class SegmentMender:
             others = [one for one in self.manifest.segments if one.segment_id != info.segment_id]
             self.manifest.segments = [*others, info]
         if not info.sealed:
-            if scan.seal_damaged:
+            if scan.seal_damaged or seal is not None:
                 kept = self._keep(name, fmt.SEAL_OFFSET, fmt.DATA_OFFSET)
-                self._step("settle", name, "a seal was begun and never finished; the segment is sealed where it ends",
+                what = "a seal was begun and never finished" if seal is None else "its seal leaves durable bytes out"
+                self._step("settle", name, f"{what}; the segment is sealed where it ends",
                            offset=fmt.SEAL_OFFSET, kept_bytes=kept)  # fmt: skip
                 self._changes_log = True
             return None
@@ -295,9 +309,11 @@ class SegmentMender:
         if scan.damaged or scan.bytes < info.size_due() or scan.good_end < (info.end or 0):
             self._accept_holes(info, self._survey(info).damage)
         if seal is None or (seal.segment_id, seal.end) != (info.segment_id, info.end) or scan.bytes < info.size_due():
-            kept = self._keep(name, fmt.SEAL_OFFSET, fmt.DATA_OFFSET)
-            self._step("rewrite seal", name, "the seal is damaged; the manifest knows what it said",
-                       offset=fmt.SEAL_OFFSET, kept_bytes=kept)  # fmt: skip
+            kept, behind = self._keep(name, fmt.SEAL_OFFSET, fmt.DATA_OFFSET), self._keep_behind(name, info.size_due())
+            sentence = "the seal is damaged; the manifest knows what it said"
+            if behind:
+                sentence += f". {behind} bytes of something else stand behind the end; they are kept aside and cut"
+            self._step("rewrite seal", name, sentence, offset=fmt.SEAL_OFFSET, kept_bytes=kept + behind)
             with files.opened(self._path(info), write=True) as fd:
                 files.sync_all(fd)
                 seal_segment(files, fd, due, info.end or 0, info.last_index or 0, info.last_term or 0)

@@ -77,13 +77,17 @@ class SegmentWriter:
 
 def seal_segment(files: Files, fd: int, header: SegmentHeader, end: int, last_index: int, last_term: int) -> None:
     """Write a seal over fsynced data, then give back the space behind the end.  Durable on return."""
-    seal = Seal(header.log_id, header.segment_id, header.generation, header.base_index, end, last_index, last_term)
-    files.pwrite(fd, fmt.pack_seal(seal), fmt.SEAL_OFFSET)
+    files.pwrite(fd, fmt.pack_seal(seal_of(header, end, last_index, last_term)), fmt.SEAL_OFFSET)
     files.sync_all(fd)
     # Only bytes behind the end go: no reader looks there, so no mapping of them can fault.  The seal is durable
     # first, so a shorter file without a seal is damage and not a finished segment.
     files.truncate(fd, fmt.DATA_OFFSET + end - header.start)
     files.sync_all(fd)
+
+
+def seal_of(header: SegmentHeader, end: int, last_index: int, last_term: int) -> Seal:
+    """The seal of the segment with this header."""
+    return Seal(header.log_id, header.segment_id, header.generation, header.base_index, end, last_index, last_term)
 
 
 class SegmentReader:
@@ -108,7 +112,25 @@ class SegmentReader:
         try:
             return self._files.pread(self._fd, length, position + self._shift)
         except OSError:
-            return b""  # as if it were not there: the caller, which misses it, tells what is damaged
+            return self._before_bad_block(position + self._shift, length)
+
+    def _before_bad_block(self, offset: int, length: int) -> bytes:
+        """What the device gives before the first block that it cannot read.
+
+        The rest is as if it were not there: the caller, which misses it, tells what is damaged.
+        """
+        pieces, end = list[bytes](), offset + length
+        while offset < end:
+            size = min(end, (offset // fmt.BLOCK_BYTES + 1) * fmt.BLOCK_BYTES) - offset
+            try:
+                piece = self._files.pread(self._fd, size, offset)
+            except OSError:
+                break
+            pieces.append(piece)
+            if len(piece) < size:
+                break
+            offset += size
+        return b"".join(pieces)
 
     def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
         """``(header fields, body)`` of the record at ``position``, or None if no header can be read there."""

@@ -10,19 +10,19 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from . import errors, layout, manifest, shm, wakeup
+from . import errors, layout, manifest, provable, shm, wakeup
 from . import format as fmt
 from .catalog import Catalog, SegmentInfo
 from .config import LogConfig
 from .files import Files, join
-from .findings import Plan, expected_header, make_plan
+from .findings import Plan, expected_header
 from .index import IndexReader, from_slots, open_active, open_sealed
 from .link import Link
 from .manifest import Manifest
 from .segment import SegmentReader, scan_records
 from .survey import survey
 from .term_history import runs_in_file, runs_in_records, runs_of_log
-from .terms import TermRuns
+from .terms import Run, TermRuns
 
 T = TypeVar("T")
 NO_INDEX = 1 << 63  # beyond every index: an active index that holds nothing
@@ -81,8 +81,11 @@ class _FileRing:
 class _FileTerms:
     """Stands in for the table of term runs: found in the files when it is first asked for."""
 
-    def __init__(self, files: Files, directory: str, found: Manifest, plan: Plan) -> None:
+    def __init__(
+        self, files: Files, directory: str, found: Manifest, plan: Plan, tail_runs: list[Run] | None = None
+    ) -> None:  # fmt: skip
         self._files, self._directory, self._manifest, self._plan = files, directory, found, plan
+        self._tail_runs = tail_runs
         self._runs: TermRuns | None = None
 
     def ask(self, _word: int, question: Callable[[TermRuns], T]) -> T:
@@ -90,7 +93,9 @@ class _FileTerms:
         if self._runs is None:
             plan = self._plan
             runs = runs_of_log(self._files, self._directory, self._manifest, plan.segments)
-            if plan.tail is not None:
+            if self._tail_runs is not None:
+                runs += self._tail_runs
+            elif plan.tail is not None:
                 runs += runs_in_file(self._files, self._directory, plan.tail, plan.file_end)
             self._runs = TermRuns(runs + runs_in_records(plan.ring_bytes))
         return question(self._runs)
@@ -106,8 +111,9 @@ class FileView:
     """What the files (and a dead writer's ring) prove, found by recovery's own scan, without changing anything."""
 
     def __init__(self, files: Files, directory: str, found: Manifest) -> None:
-        plan: Plan = make_plan(files, directory, found)
-        self.plan, self.manifest = plan, found
+        seen = provable.look(files, directory, found)
+        plan: Plan = seen.plan
+        self.plan, self.manifest, self.holes = plan, seen.manifest, seen.holes
         self.uuid, self.generation, self.log_id = found.uuid, found.generation, found.log_id
         self.config = LogConfig.from_dict(found.config)
         self.control: Any = _FileControl({
@@ -121,7 +127,7 @@ class FileView:
             "state": _state_of(found), "segments": len(found.segments),
         })  # fmt: skip
         self.ring = _FileRing(plan.file_end, plan.ring_bytes)
-        self.terms = _FileTerms(files, directory, found, plan)
+        self.terms = _FileTerms(files, directory, seen.manifest, plan, seen.runs)
 
     def catalog(self) -> Catalog:
         """Live segments; the unsealed tail ends where its good prefix does."""
@@ -300,14 +306,24 @@ class Source:
             if opened is not None:
                 return opened
         if any(row[2] == info.segment_id for row in found.lost) and info.last_index is not None:
-            around = survey(self._files, self._directory, info, found.log_id)
-            return from_slots(info.base_index, around.slots(info.base_index, info.last_index + 1))
+            return self._index_around(found, info)
         slots: list[bytes] = []
-        scan_records(
-            segment.image(), expected_header(found, info), info.generation, limit=info.end,
+        try:
+            image = segment.image()
+        except OSError:
+            return self._index_around(found, info)
+        scan = scan_records(
+            image, expected_header(found, info), info.generation, limit=info.end,
             on_record=lambda record, _: slots.append(record.position.to_bytes(8, "little") * record.count),
         )  # fmt: skip
+        if info.last_index is not None and scan.last_index < info.last_index:  # damaged: what stands behind it proves
+            return self._index_around(found, info)
         return from_slots(info.base_index, b"".join(slots))
+
+    def _index_around(self, found: Manifest, info: SegmentInfo) -> IndexReader:
+        """The index of a damaged segment; what nobody can read has the position of the damage."""
+        around = survey(self._files, self._directory, info, found.log_id, unreadable_is_damage=True)
+        return from_slots(info.base_index, around.slots(info.base_index, (info.last_index or 0) + 1))
 
     def lost_at(self, index: int) -> list[int] | None:
         """The row of the manifest's ``lost`` that holds the entry; None if repair has not given it up."""
@@ -321,13 +337,23 @@ class Source:
             stop = min(stop, info.last_index + 1)
         if found is None or not found.lost:
             return stop
-        return min([stop, *(first for first, last, _, _ in found.live_lost() if index < first <= last)])
+        # Also before damage without an entry: whatever stands in it, no read goes through.
+        return min([stop, *(first for first, _, _, _ in found.live_lost() if index < first)])
 
     def loss(self, row: list[int]) -> errors.CorruptLog:
-        """The error for entries that repair has given up: one row of ``Manifest.lost``."""
+        """The error for entries in a hole, one row of ``Manifest.lost``: repair has given them up, or will."""
         first, last, segment_id, offset = row
         name = fmt.segment_name(segment_id)
         what = f"entry {first} is" if first == last else f"entries {first} to {last} are"
+        view = self._file_view
+        holes = view.holes if view is not None and self._manifest is view.manifest else []
+        hole = next((one for one in holes if (one.segment_id, one.offset) == (segment_id, offset)), None)
+        if hole is not None:
+            return fmt.corrupt(
+                f"{what} damaged: the bytes in {join(self._directory, name)} at offset {offset}, behind an entry of "
+                f"term {hole.term}, do not prove. A writer refuses to start until the log is repaired",
+                self._directory, segment=name, offset=offset, first_index=first, last_index=last, term=hole.term,
+            )  # fmt: skip
         return errors.CorruptLog(
             f"{what} lost: the bytes in {join(self._directory, name)} at offset {offset} were damaged, and repair has "
             "noted the hole. Everything else is served. A Raft node fetches what is missing from a peer: "
@@ -336,7 +362,7 @@ class Source:
         )  # fmt: skip
 
     def check_readable(self, index: int) -> None:
-        """Raise :class:`CorruptLog` for an index that damage, not absence, keeps from being served."""
+        """Raise :class:`CorruptLog` for an index behind the end if damage, not absence, keeps it from being served."""
         view = self._file_view
         if (
             self.link.view is None

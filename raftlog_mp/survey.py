@@ -9,11 +9,12 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from . import format as fmt
 from .catalog import SegmentInfo
 from .files import Files, join
-from .records import iter_records
+from .records import records_of
 from .terms import Run
 from .walk import Verdict
 
@@ -60,7 +61,6 @@ class Survey:
 
     parts: list[Part] = field(default_factory=list)
     mark: int = 0
-    header: bool = True  # the header block is what the manifest says
 
     @property
     def damage(self) -> list[Part]:
@@ -96,16 +96,61 @@ class Survey:
         return runs
 
 
-def survey(files: Files, directory: str, info: SegmentInfo, log_id: int) -> Survey:
-    """Walk the segment's file; ``FileNotFoundError`` if there is none, ``OSError`` if the device cannot read it."""
-    path, due = join(directory, fmt.segment_name(info.segment_id)), header_of(info, log_id)
-    found = Survey()
-    with files.opened(path) as fd:
-        size = files.size(fd)
-        for offset in range(0, size, READ_BYTES):
-            files.pread(fd, READ_BYTES, offset)  # a block that cannot be read is an error, not damage to be cut
-        found.header = files.pread(fd, fmt.BLOCK_BYTES, 0) == fmt.pack_segment_header(due)
-    _collect(files, found, path, info, log_id)
+class Ending(NamedTuple):
+    """Where a segment without a seal ends once the damage in it is sealed off, and what of it stays."""
+
+    kept: list[Part]  # good parts, and the damage between them
+    end: int
+    last_index: int
+    last_term: int
+    wrong: bool  # there comes a whole record that does not belong there: nobody knows what the log held from here on
+    short: bool  # bytes that were durable are damaged, and nothing behind them proves what stood there
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether what follows may have been part of the log, and cannot be proved: it must be given up or fetched."""
+        return self.wrong or self.short
+
+    @property
+    def holes(self) -> list[Part]:
+        """The damage inside."""
+        return [part for part in self.kept if not part.good]
+
+
+def ending_of(seen: Survey, info: SegmentInfo, durable: int, *, failed: bool) -> Ending:
+    """What of an unsealed segment proves, up to the first damage that nothing vouches for: from there on it is torn.
+
+    ``durable``: the highest position that anything vouches for; ``failed``: the disk failed under the last writer, so
+    nothing past it is believed.
+    """
+    kept, wrong = list[Part](), False
+    for part in seen.parts:
+        wrong = part.verdict is Verdict.WRONG
+        if wrong or ((failed or not part.good) and part.start >= durable):
+            break
+        kept.append(part.up_to(durable) if part.good and failed else part)
+    while kept and not kept[-1].good:
+        kept.pop()
+    last = kept[-1] if kept else None
+    end, following, term = (last.end, last.next, last.term) if last else (
+        info.start, info.base_index, info.previous_term
+    )  # fmt: skip
+    return Ending(kept, end, following - 1, term, wrong, end < durable)
+
+
+def survey(
+    files: Files, directory: str, info: SegmentInfo, log_id: int, *, unreadable_is_damage: bool = False
+) -> Survey:  # fmt: skip
+    """Walk the segment's file; ``FileNotFoundError`` if there is none, ``OSError`` if the device cannot read it.
+
+    ``unreadable_is_damage``: take blocks that the device cannot read for damage, as a copy of what it can read has it.
+    """
+    path, found = join(directory, fmt.segment_name(info.segment_id)), Survey()
+    if not unreadable_is_damage:
+        with files.opened(path) as fd:
+            for offset in range(0, files.size(fd), READ_BYTES):
+                files.pread(fd, READ_BYTES, offset)  # a block that cannot be read is an error, not damage to be cut
+    _collect(files, found, path, info, header_of(info, log_id))
     _complete(found.parts, info)
     return found
 
@@ -118,9 +163,9 @@ def header_of(info: SegmentInfo, log_id: int) -> fmt.SegmentHeader:
     )  # fmt: skip
 
 
-def _collect(files: Files, found: Survey, path: str, info: SegmentInfo, log_id: int) -> None:
-    parts = found.parts
-    for record in iter_records(path, files=files):
+def _collect(files: Files, found: Survey, path: str, info: SegmentInfo, due: fmt.SegmentHeader) -> None:
+    parts, log_id = found.parts, due.log_id
+    for record in records_of(path, due, files=files):
         start = info.start + record.offset - fmt.DATA_OFFSET
         if info.end is not None and start >= info.end:
             break
@@ -137,7 +182,8 @@ def _collect(files: Files, found: Survey, path: str, info: SegmentInfo, log_id: 
             if header.count and (not part.runs or part.runs[-1][1] != header.term):
                 part.runs.append((header.base_index, header.term))
         else:
-            known = record.last_index is not None and record.verdict is not Verdict.WRONG
+            # What does not belong here tells nothing of the entries that do.
+            known = record.last_index is not None and record.verdict not in (Verdict.WRONG, Verdict.RESIDUE)
             following = max(index, (record.last_index or 0) + 1) if known else index
             parts.append(Part(start, start + record.length, record.verdict, index, following, term))
 

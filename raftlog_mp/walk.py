@@ -280,7 +280,8 @@ class Walk:
             if sound:
                 self.records, self.entries = self.records + 1, self.entries + header.count
             return found, stop
-        verdict = Verdict.RESIDUE if stop == fmt.RESIDUE else Verdict.WRONG
+        older = stop == fmt.RESIDUE or (self._jump and header.generation < self.generation)
+        verdict = Verdict.RESIDUE if older else Verdict.WRONG
         if not own_place:
             return self._stretch(verdict, header), stop
         self._jump = True
@@ -303,7 +304,10 @@ class Walk:
             return False
         if (header.count > 0) != (header.kind == fmt.KIND_ENTRIES):
             return False
-        return header.base_index == self.next_index or (self._jump and header.base_index > self.next_index)
+        if not self._jump:
+            return header.base_index == self.next_index
+        # Behind damage nothing comes before it that would tell residue: one generation writes a segment, and no other.
+        return header.base_index >= self.next_index and header.generation == self.generation
 
     def _advance(self, header: RecordHeader) -> None:
         if header.count:
@@ -353,7 +357,9 @@ class Walk:
             if at >= self.end:
                 break
             header = self._header(at)
-            if header is not None and header.base_index >= self.next_index and header.term >= self.term:
+            if header is None or header.generation != self.generation:
+                continue  # what an older writer left says nothing about the entries in between
+            if header.base_index >= self.next_index and header.term >= self.term:
                 return header
         return None
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from raftlog_mp import format as fmt
-from raftlog_mp import hard_state, manifest, segment, source, startup
+from raftlog_mp import hard_state, manifest, provable, segment, startup
 from raftlog_mp import journal as journal_module
 from raftlog_mp.files import Files, join
 from raftlog_mp.findings import Plan, make_plan
@@ -205,7 +205,7 @@ BUILDS: dict[str, Build] = {
     "a loss is not told": Build(
         _patch(startup, "make_plan", _plan_without_loss), MEMORY, ("loss told",)),
     "a reader misses the last entry": Build(
-        _patch(source, "make_plan", _plan_one_short), APPENDS, ("reader",)),
+        _patch(provable, "make_plan", _plan_one_short), APPENDS, ("reader",)),
     "a purge states the boundary of the one before": Build(
         _save(_boundary_of_before), PURGES, ("boundary", "words", "goes on")),
     "a clean stop forgets the commit index": Build(

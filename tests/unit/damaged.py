@@ -15,6 +15,7 @@ from raftlog_mp.files import Files
 from raftlog_mp.log_reader import LogReader
 
 from .journals import Entries, append, flip, kill, open_log, snapshot, stop
+from .keeping import not_kept
 
 PRODUCER = 0xA1
 LAST = 30
@@ -95,11 +96,12 @@ def kinds(plan: repair.RepairPlan) -> list[str]:
 
 
 def mend(path: str, expected: Entries, *, holes: tuple[tuple[int, int], ...] = (), **how: object) -> repair.RepairPlan:
-    """Check sees it; repair; everything promised holds, now and after the log was opened twice."""
+    """Check sees it; repair, and nothing goes without a copy; what is promised holds, also after two more starts."""
     assert not check.check_log(path).sound
-    plan = planned(path, **how)
+    plan, before = planned(path, **how), snapshot(path)
     assert plan.needed and not plan.blocked, plan.sentences()
     assert carry_out(plan) == plan.steps
+    assert not_kept(before, path) == []
     promised(path, expected, holes)
     for _ in range(2):
         journal, _ = open_log(path)

@@ -28,7 +28,7 @@ LAYERS = (
     "place findings journal",  # acts across structures
     "mending moment diagnoses epilogue",
     "startup sessions waiters orders arguments answers relief lock"  # parts of a role
-    " check backup repair_steps rehearsal",
+    " check backup repair_steps rehearsal provable",
     "link repair_end",
     "intake client source repair",
     "grouping",

@@ -19,6 +19,7 @@ from raftlog_mp.reader import Reader
 from raftlog_mp.source import Source
 from raftlog_mp.types import Entry
 
+from .damaged import build, written
 from .journals import append, flip, kill, open_log, stop, tail_path
 from .readers import OVER_THE_RING, StubLink, fill, payload, payloads, reader_of
 
@@ -168,3 +169,20 @@ def test_the_refusal_names_place_range_term_and_command(damaged: str) -> None:
     assert error.segment is not None and (error.first_index, error.last_index, error.term) == (3, None, 1)
     assert f"{damaged}/{error.segment}" in text and f"offset {error.offset}" in text
     assert "entries 3 to the last one" in text and "term 1" in text and f"raftlog-mp check {damaged}" in text
+
+
+@pytest.mark.parametrize("caches", [True, False])
+def test_what_stands_behind_damage_in_a_sealed_segment_is_found(log_dir: str, caches: bool) -> None:
+    """Index and term runs are rebuilt around it: nothing behind it is refused, and no term is told wrong."""
+    log = build(log_dir, clean=True)
+    log.hit(12, header=True)
+    for name in os.listdir(log_dir) if not caches else ():
+        if name.endswith((".idx", ".trm")):
+            os.unlink(os.path.join(log_dir, name))
+    with open_reader(log_dir) as reader:
+        for index, (term, payload) in written().items():
+            if index == 12:
+                with pytest.raises(CorruptLog):
+                    reader.get(index)
+            else:
+                assert (reader.get(index), reader.term_of(index)) == (Entry(term, index, payload), term)

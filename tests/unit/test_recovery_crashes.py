@@ -24,16 +24,24 @@ from .journals import (
     kill,
     killed_before_the_sync,
     open_log,
+    overwrite,
     reopen,
+    segment_path,
+    snapshot,
     stop,
     tail_path,
 )
+from .keeping import not_kept
 
 
 # ---------------------------------------------------------------- a crash inside recovery
 def crash_everywhere(tmp_path: Path, source: str, expected: Entries, *, loss_possible: bool = False) -> int:
     """Kill the recovering process before each of its steps; the next one must find the same log."""
-    at = 0
+    at, before = 0, snapshot(source) if expected else {}  # segments without entries go
+
+    def gone(log: str) -> object:
+        return not_kept(before, log, endings=(".seg",))
+
     while True:
         log = copy_log(source, str(tmp_path / f"crash{at}"))
         files = FaultyFiles(crash_at=at)
@@ -43,12 +51,14 @@ def crash_everywhere(tmp_path: Path, source: str, expected: Entries, *, loss_pos
             entries, plan = reopen(log)
             assert entries == expected, f"after a crash before {at}: {files.steps[-1:]}"
             assert plan.loss_possible == loss_possible, f"after a crash before {at}: {files.steps[-1:]}"
+            assert not gone(log), f"after a crash before {at}: {files.steps[-1:]}"
             shutil.rmtree(log)
             at += 1
             continue
         files.crash_at = None
         stop(journal)
         assert entries_of(log) == expected
+        assert not gone(log)
         return at
 
 
@@ -91,6 +101,22 @@ def test_crash_inside_recovery_of_a_failed_log(tmp_path: Path, strategy: str) ->
     source = str(tmp_path / "source")
     acknowledged = failed_log(source, strategy)
     crash_everywhere(tmp_path, source, acknowledged)
+
+
+def test_crash_inside_recovery_that_rewrites_seals(tmp_path: Path) -> None:
+    """Row E: what stands behind the end of a sealed segment goes with the new seal, but not without a copy."""
+    source = str(tmp_path / "source")
+    journal, _ = open_log(source)
+    append(journal, b"one")
+    journal.roll()
+    append(journal, b"two")
+    kill(journal)
+    sealed = segment_path(source, 0)
+    flip(sealed, fmt.SEAL_OFFSET + 20)
+    with open(sealed, "ab") as file:
+        file.write(b"whose is this?" * 9)
+    overwrite(tail_path(source), fmt.SEAL_OFFSET, b"a seal that was begun")
+    crash_everywhere(tmp_path, source, {1: (1, b"one"), 2: (1, b"two")})
 
 
 def test_crash_inside_recovery_with_an_orphan(tmp_path: Path) -> None:

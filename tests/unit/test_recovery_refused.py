@@ -123,7 +123,7 @@ def test_damaged_header_of_a_whole_segment_is_written_again(log_dir: str, seal: 
     whole = Path(path).read_bytes()
     flip(path, 20)
     if not seal:
-        overwrite(path, fmt.SEAL_OFFSET, bytes(64))
+        overwrite(path, fmt.SEAL_OFFSET, bytes(fmt.BLOCK_BYTES))
     damaged = read_at(path, 0, fmt.BLOCK_BYTES).rstrip(b"\0")
     entries, plan = reopen(log_dir)
     assert len(entries) == 10 and letters(plan)[0] == "E"

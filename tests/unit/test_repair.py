@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from raftlog_mp.types import HardState
 from .damaged import Damaged, build, carry_out, kept, kinds, mend, planned, promised, segment_of, term_of, written
 from .journals import append, end_offset, flip, open_log, overwrite, put, read_at, snapshot, stop, tail_path, write_only
 from .journals import kill as kill_journal
+from .keeping import not_kept
 
 NAME = fmt.segment_name
 
@@ -173,6 +175,23 @@ def test_segments_without_headers_are_known_by_their_first_records(log: Damaged)
         overwrite(os.path.join(log.path, NAME(number)), 0, bytes(512))
     plan = mend(log.path, written())
     assert kinds(plan)[:4] == ["rebuild manifest", *["rewrite header"] * 3]
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_a_segment_that_is_left_out_is_kept(log: Damaged, tmp_path: Path, foreign: bool) -> None:
+    """A start takes it for one whose entries were purged, and removes it: then the copy is all there is."""
+    os.unlink(manifest.manifest_path(log.path))
+    path = os.path.join(log.path, NAME(2))
+    if foreign:
+        shutil.copy(os.path.join(build(str(tmp_path / "other")).path, NAME(2)), path)
+    else:
+        overwrite(path, 0, bytes(512))
+        overwrite(path, fmt.DATA_OFFSET, bytes(8))
+    before = snapshot(log.path)
+    repair.apply(planned(log.path, truncate_from=11, accept_loss=True))
+    journal, _ = open_log(log.path)
+    stop(journal)
+    assert not os.path.exists(path) and not_kept(before, log.path, endings=(".seg",)) == []
 
 
 def test_a_segment_that_tells_nothing_is_not_left_out_unasked(log: Damaged) -> None:

@@ -16,7 +16,8 @@ from raftlog_mp import format as fmt
 from raftlog_mp.files import Files
 
 from .damaged import Damaged, build, carry_out, written
-from .journals import Entries, copy_log, flip
+from .journals import Entries, copy_log, flip, snapshot
+from .keeping import not_kept
 
 Hole = tuple[int, int]
 DURABLE = ("sync", "sync_all", "sync_dir")  # a process that dies before them leaves the same as one that dies behind
@@ -47,6 +48,15 @@ def end_gone(log: Damaged) -> None:
         log.hit(index, header=True)
 
 
+def behind_the_seal(log: Damaged) -> None:
+    """Something stands where a sealed segment has ended, and its seal is damaged: it is cut when that is rewritten."""
+    path = os.path.join(log.path, fmt.segment_name(1))
+    flip(path, fmt.SEAL_OFFSET + 20)
+    with open(path, "ab") as file:
+        file.write(b"whose is this?" * 50)
+    log.hit(5)
+
+
 def vote_gone(log: Damaged) -> None:
     for slot in range(2):
         flip(hard_state.hard_state_path(log.path), 20 + slot * fmt.HARD_STATE_SLOT_BYTES)
@@ -58,14 +68,16 @@ CASES: dict[str, tuple[Callable[[Damaged], None], int, tuple[Hole, ...], dict[st
     "manifest and a hole": (no_manifest, 30, ((15, 15),), {}),
     "a missing segment": (segment_gone, 10, (), {"truncate_from": 11}),
     "a hopeless end": (end_gone, 24, (), {"truncate_from": 25}),
+    "bytes behind a seal": (behind_the_seal, 30, ((5, 5),), {}),
     "a forgotten vote": (vote_gone, 30, (), {"accept_loss": True}),
 }
 
 
 def crash_everywhere(tmp_path: Path, source: str, expected: Entries, how: dict[str, object], stride: int) -> int:
     """Kill the repairing process before every ``stride``-th step that changes a file; plan again, and end the same."""
-    files, path = FaultyFiles(), copy_log(source, str(tmp_path / "whole"))
+    files, path, before = FaultyFiles(), copy_log(source, str(tmp_path / "whole")), snapshot(source)
     repair.apply(repair.plan(path, **how), files=files)  # type: ignore[arg-type]
+    assert not_kept(before, path) == []
     due = [at for at, step in enumerate(files.steps) if step[0] not in DURABLE][::stride]
     for at in due:
         path, files = copy_log(source, str(tmp_path / f"crash{at}")), FaultyFiles(crash_at=at)
@@ -80,6 +92,7 @@ def crash_everywhere(tmp_path: Path, source: str, expected: Entries, how: dict[s
         assert check.check_log(path).sound and not repair.plan(path).needed, where
         with log_reader.open_reader(path) as reader:
             assert served(reader) == expected, where
+        assert not_kept(before, path) == [], where
         shutil.rmtree(path)
     return len(due)
 

@@ -15,7 +15,8 @@ from raftlog_mp import format as fmt
 from raftlog_mp.files import Files
 
 from .damaged import LAST, build, carry_out, kinds, planned, written
-from .journals import append, flip, open_log, overwrite, stop
+from .journals import append, flip, open_log, overwrite, snapshot, stop
+from .keeping import not_kept
 
 USED_BYTES = 10_100  # of a segment of this log: everything behind is zero
 MAY_LOSE = {"give up ring", "settle", "cut"}  # steps behind which an end that nothing vouched for is missing
@@ -72,7 +73,9 @@ def survives(path: str, rng: random.Random) -> None:
     plan, last = decided(path)
     steps = set(kinds(plan))
     assert plan.needed or sound, wounds
+    before = snapshot(path)
     carry_out(plan) if plan.needed else None
+    assert not_kept(before, path) == [], wounds
     for _ in range(2):
         report = check.check_log(path)
         assert report.sound and not planned(path).needed, (wounds, [found.sentence for found in report.problems])

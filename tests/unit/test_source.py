@@ -378,14 +378,15 @@ def damaged(log_dir: str) -> SegmentInfo:
 
 
 def test_an_index_that_damage_keeps_from_being_served_is_named(log_dir: str) -> None:
-    info = damaged(log_dir)
+    """What proves behind the damage makes it a hole; what nothing follows is refused as the end that is missing."""
+    info, (source, _) = damaged(log_dir), source_of(log_dir)
+    assert source.refresh(source.view()) is not None and source.lost_at(2) is None
+    assert source.loss(source.lost_at(3) or []).segment == fmt.segment_name(info.segment_id)
+    overwrite(tail_path(log_dir), fmt.DATA_OFFSET + 3 * fmt.RECORD_BYTES, bytes(1000))
     source, _ = source_of(log_dir)
-    assert words(source.view(), "last_index") == (2,)
-    source.check_readable(1)
-    source.check_readable(2)
-    with pytest.raises(CorruptLog) as refused:
-        source.check_readable(3)
-    assert refused.value.segment == fmt.segment_name(info.segment_id)
+    assert words(source.view(), "last_index") == (1,)
+    with pytest.raises(CorruptLog):
+        source.check_readable(2)
 
 
 def test_absence_is_no_damage(log_dir: str) -> None:
