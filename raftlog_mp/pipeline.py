@@ -83,6 +83,7 @@ class Pipeline:
         self.job: FlushJob | None = None
         self.segment: SegmentWriter | None = None
         self.index: ActiveIndex | None = None
+        self.coming: ActiveIndex | None = None  # during a roll that goes on behind: the next segment's
         self._parts: list[bytes] = []
         self._slots: list[bytes] = []
         self._slots_from = self.next_index
@@ -175,6 +176,11 @@ class Pipeline:
         self.marks += 1
 
     @property
+    def owes_work(self) -> bool:
+        """Whether a flush would have anything to do: :meth:`make_job` may be called."""
+        return self.copied > self.written
+
+    @property
     def unflushed_entries(self) -> int:
         """Entries appended but not covered by an fsync."""
         return self.next_index - 1 - self.durable_index
@@ -194,7 +200,10 @@ class Pipeline:
         if self._slots:
             assert self.index is not None
             self.tail_entries_end, self.vouched = self.end, self.durable  # entries came: a mark is owed again
-            self.index.write(self._slots_from, b"".join(self._slots))
+            slots = b"".join(self._slots)
+            self.index.write(self._slots_from, slots)
+            if self.coming is not None:
+                self.coming.write(self._slots_from, slots)
             self._slots.clear()
             self._slots_from = self.next_index
 
@@ -254,7 +263,7 @@ class Pipeline:
         """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good."""
         self.copy_to_ring()
         self.finish_job()
-        if self.copied > self.durable:
+        while self.copied > self.durable:
             self.job = self.make_job()
             self.job.run()
             self.finish_job()
@@ -262,13 +271,16 @@ class Pipeline:
     def make_job(self) -> FlushJob:
         """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""
         assert self.segment is not None
+        return FlushJob(self.segment, *self._hand_over(self.copied), self._slots_from - 1)
+
+    def _hand_over(self, end: int) -> tuple[int, list[memoryview], int]:
+        """What is not written yet, up to ``end``: start, bytes in the ring, end.  From now on it counts as written."""
         if self.failure is not None:
             raise self.failure
-        pieces = self.ring.slices(self.written, self.copied)
-        job = FlushJob(self.segment, self.written, pieces, self.copied, self._slots_from - 1)
-        self.written = self.copied
-        self.control.written.store(self.written, shm.RELAXED)
-        return job
+        start, pieces = self.written, self.ring.slices(self.written, end)
+        self.written = end
+        self.control.written.store(end, shm.RELAXED)
+        return start, pieces, end
 
     def finish_job(self) -> None:
         """Wait for the job that runs, if any, and take over its result: a higher durable frontier, or failure."""

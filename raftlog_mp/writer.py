@@ -56,6 +56,7 @@ class Writer:
             startup.preload(self.journal)
             self._syncer = Syncer()
             self.sessions.poller.add(self._syncer.event.fd, self._syncer)
+        self.journal.bell = self._syncer.event.set if self._syncer is not None else lambda: None
         rate = self.config.scrub_bytes_per_s
         self._scrubber = Scrubber(directory, manifest.log_id, rate) if rate else None
         if self._mem_first or rate:
@@ -241,7 +242,7 @@ class Writer:
     def _start_background_flush(self) -> None:
         journal = self.journal
         journal.copy_to_ring()
-        if journal.job is None and journal.copied > journal.written and self._syncer is not None:
+        if journal.job is None and journal.owes_work and self._syncer is not None:
             self._flush_asked = False
             journal.publish()
             self._intake.oldest = wakeup.now()
@@ -311,6 +312,7 @@ class Writer:
         """Drain once more, flush, answer, seal, and say that this was on purpose."""
         self._relief.end()
         journal = self.journal
+        journal.stop_preparing()
         try:
             while self._intake.drain():
                 self._commit(True)
@@ -320,6 +322,8 @@ class Writer:
             journal.publish()
         except errors.SyncFailed:
             self._fail_unpublished()
+        except errors.DiskFull as full:  # from memory it was acknowledged; there it stays for the next start
+            logger.warning("%s; what is not durable yet stays in %s", full, journal.folder)
         self._answer()
         if self._syncer is not None:
             self.sessions.poller.remove(self._syncer.event.fd)
@@ -334,7 +338,7 @@ class Writer:
             logger.error("%s", failed)
             journal.close(clean=False)
         if not journal.manifest.clean and journal.failure is None:
-            logger.warning("no space to finish %s in order; all of it is durable", self.directory)
+            logger.warning("no space to finish %s in order; nothing is lost", self.directory)
         if journal.failure is None or journal.failure_saved:  # else these words alone tell the next start of it
             self.control.state.store(self._last_state, shm.SEQ_CST)
         self.sessions.ring_all()
