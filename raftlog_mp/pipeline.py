@@ -260,13 +260,20 @@ class Pipeline:
 
     # ------------------------------------------------------------ disk
     def flush(self) -> None:
-        """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good."""
+        """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good.
+
+        :class:`DiskFull`: there is no space to list the next segment; what it will hold stays in the ring.
+        """
         self.copy_to_ring()
         self.finish_job()
         while self.copied > self.durable:
             self.job = self.make_job()
             self.job.run()
             self.finish_job()
+            self._check_space()
+
+    def _check_space(self) -> None:
+        """Raise :class:`DiskFull` if the flush cannot go on for now."""
 
     def make_job(self) -> FlushJob:
         """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""

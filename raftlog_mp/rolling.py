@@ -103,6 +103,11 @@ class Rolling(NextSegment):
     _stuck: RollJob | None = None
 
     # ------------------------------------------------------------ behind
+    def _prepare(self) -> None:
+        """As :meth:`NextSegment._prepare`; not before the segment under way is listed: with it its number is passed."""
+        if self._roll is None:
+            super()._prepare()
+
     @property
     def _behind(self) -> bool:
         return self.bell is not None and self.config.strategy == "mem_first"
@@ -214,17 +219,10 @@ class Rolling(NextSegment):
             self._adopt(job.roll.segment, job.roll.active_index, job.roll.info)
         super().finish_job()
 
-    def flush(self) -> None:
-        """As :meth:`Pipeline.flush`.  Raises :class:`DiskFull` if a roll behind finds no space: then a part is durable,
-        and the rest stays in the ring."""
-        self.copy_to_ring()
-        self.finish_job()
-        while self.copied > self.durable:
-            self.job = self.make_job()
-            self.job.run()
-            self.finish_job()
-            if self._no_space is not None:
-                raise self._space_error(self._no_space, manifest_path(self.directory)) from self._no_space
+    def _check_space(self) -> None:
+        """A roll that found no space: what it holds is written, and counts for nothing yet."""
+        if self._no_space is not None:
+            raise self._space_error(self._no_space, manifest_path(self.directory)) from self._no_space
 
     def fail(self, error: OSError) -> SyncFailed:
         """As :meth:`Pipeline.fail`."""
