@@ -198,7 +198,7 @@ class Writer:
                     self._start_background_flush()
             else:
                 journal.copy_to_ring()  # a batch policy gathers in the ring, not in this process's memory
-                if self._flush_due():
+                if self._flush_due() and not self._gathers():
                     self._flush_and_publish()
             self._idle_mark()
         except errors.SyncFailed:
@@ -224,6 +224,12 @@ class Writer:
             return False
         return self._seconds_until_flush() <= 0
 
+    def _gathers(self) -> bool:
+        """DiskFirst: more waits in the lanes, and taking it has not cost as much time yet as the sync that it saves."""
+        if self._flush_asked or wakeup.now() - self._intake.oldest >= self.journal.sync_seconds:
+            return False
+        return not self._intake.blocked and self._intake.waiting()
+
     def _make_room(self) -> bool:
         """A full ring flushes whatever the policy says.  DiskFirst waits for it here, MemFirst in the lane."""
         if self._mem_first:
@@ -236,6 +242,7 @@ class Writer:
         self._flush_asked = False
         self.journal.flush()
         self.journal.publish()
+        self._intake.oldest = wakeup.now()  # of what follows in this round, if a full ring made us flush in the middle
         self._answer()
         self.sessions.ring_all()
 
