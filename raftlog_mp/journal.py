@@ -19,7 +19,9 @@ from .index import pack_slot
 from .layout import NOTHING_REMOVED
 from .manifest import save
 from .pipeline import Batch, Carried, Change
+from .preparation import Together
 from .rolling import Rolling, RollJob
+from .segment import SegmentWriter
 from .shortage import FULL, remove_caches, remove_half_made
 from .terms import Run, TermRuns
 from .types import LogId
@@ -150,28 +152,29 @@ class Journal(Rolling):
             count = len(carried.slots) // fmt.SLOT_BYTES
         head = self._head_of_segment(base_index, previous_term, carried)
         info = self._describe(base_index, previous_term, kept, len(head) + fmt.RECORD_BYTES + body_bytes, count)
-        segment, index, table = self._create_segment(info), None, None
+        segment, index, table, together, was_sealed = self._create_segment(info), None, None, None, list[bool]()
         try:
             index = self._create_index(info)
             if change is not None:
                 table = self.terms.stage(self._runs_after(base_index, change.purged, carried))
+            # Seal and head are durable before the manifest lists the segment: recovery reads no older table for it.
+            # Before that neither counts, so their syncs, and that of the manifest's new content, may overlap.
+            steps = [partial(self._begin_file, segment, head)]
             if any(one.segment_id == active_id for one in kept):
-                self._seal_active()
-                before = (sealed, *before[1:])
-            # The head is durable before the manifest lists the segment: recovery reads no older table for it.
-            segment.begin()
-            segment.write(self.end, [head])
-            segment.sync()
-            ready = None
+                steps.insert(0, partial(self._seal_active, self._caches_of(sealed[-1]), was_sealed))
+            together = Together(steps, threads=self.bell is not None)
             if change is not None:
-                ready = partial(self.control.open_change, change.removed)
                 manifest.purged_term, manifest.purged_index = change.purged
                 manifest.commit_index = change.commit_index
             manifest.segments, manifest.next_segment_id = [*kept, info], self._after(info)
             manifest.durable, manifest.settled = self.end + len(head), False  # vouches for what the segment begins with
-            save(self.files, self.directory, manifest, ready=ready)
+            save(self.files, self.directory, manifest, ready=partial(self._before_the_swap, together, change))
         except OSError as error:
+            if together is not None:
+                together.end()
             manifest.segments, manifest.next_segment_id, purged, manifest.commit_index = before
+            if was_sealed:
+                manifest.segments = sealed
             manifest.durable, (manifest.purged_term, manifest.purged_index) = self.durable, purged
             self.control.close_change(happened=False)
             self.terms.discard(table)
@@ -183,6 +186,16 @@ class Journal(Rolling):
             self.terms.adopt(table)
         self._stand_at(base_index, previous_term, head, carried, change)
         self.control.close_change(happened=True)
+
+    def _begin_file(self, segment: SegmentWriter, head: bytes) -> None:
+        segment.begin()
+        segment.write(self.end, [head])
+        segment.sync()
+
+    def _before_the_swap(self, together: Together, change: Change | None) -> None:
+        together.wait()
+        if change is not None:
+            self.control.open_change(change.removed)
 
     def _stand_at(
         self, base_index: int, previous_term: int, head: bytes, carried: Carried | None, change: Change | None

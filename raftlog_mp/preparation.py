@@ -1,12 +1,43 @@
-"""The next segment's file and its active index, made ahead of need: what a roll would otherwise have to wait for."""
+"""What a roll need not wait for: the next segment, made ahead of need, and syncs, one of which would follow another."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .files import Files
 from .index import ActiveIndex
+
+
+class Together:
+    """Steps that need not wait for each other: one after the other at once, or each in a thread of its own."""
+
+    def __init__(self, steps: Sequence[Callable[[], None]], *, threads: bool) -> None:
+        self._errors: list[OSError] = []
+        self._threads: list[threading.Thread] = []
+        for step in steps:
+            if threads:
+                self._threads.append(threading.Thread(target=self._run, args=(step,), name="raftlog-roll", daemon=True))
+                self._threads[-1].start()
+            else:
+                step()
+
+    def _run(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except OSError as error:
+            self._errors.append(error)
+
+    def end(self) -> None:
+        """Until every step has ended, well or not."""
+        for thread in self._threads:
+            thread.join()
+
+    def wait(self) -> None:
+        """As :meth:`end`; raises the first error."""
+        self.end()
+        if self._errors:
+            raise self._errors[0]
 
 
 class Preparation:

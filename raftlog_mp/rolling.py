@@ -258,11 +258,12 @@ class Rolling(NextSegment):
             segments[-1] = segments[-1].finished(self.end, self.next_index - 1, self.last_term)
         return segments
 
-    def _seal_active(self) -> None:
-        """The active segment's data is durable: write its index and term runs, then its seal."""
-        self._write_caches()
+    def _seal_active(self, write_caches: Callable[[], None], was_sealed: list[bool]) -> None:
+        """The active segment's data is durable: write its index and term runs, then its seal; and say so."""
+        write_caches()
         assert self.segment is not None
         self.segment.seal(self.end, self.next_index - 1, self.last_term)
+        was_sealed.append(True)
 
     def _write_caches(self) -> None:
         """What can be rebuilt from the active segment's records."""
