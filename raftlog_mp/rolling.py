@@ -81,13 +81,15 @@ class RollJob(FlushJob):
             self.finished.set()
 
     def _change_over(self) -> None:
+        ended = self.roll.ended
+        self._old.seal(ended.end or 0, ended.last_index or 0, ended.last_term or 0)
         try:
+            # Behind the seal: a segment without one goes on, in recovery, with what the ring holds behind its end, and
+            # caches that end before that would be believed.
             self._write_caches()
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-        ended = self.roll.ended
-        self._old.seal(ended.end or 0, ended.last_index or 0, ended.last_term or 0)
         began = wakeup.now()
         self.segment.begin()
         self.segment.write(self.start, self.pieces)

@@ -47,7 +47,7 @@ class Appender:
 
     def __call__(self) -> None:
         index = self.journal.next_index
-        entry = (1 + index // 7, payload(index))
+        entry = (1 + index // 3, payload(index))
         self.begun = {index: entry}
         how: dict[str, Any] = {"term": entry[0], "producer": PRODUCER, "sequence": index}
         append(self.journal, entry[1], **how)

@@ -50,6 +50,7 @@ def check_killed(log: str, one: Appender) -> None:
     journal, plan = open_log(log)
     for index, (term, _) in one.done.items():
         assert journal.producers.look_up(PRODUCER, index) == ("appended", (index, 1, term))
+        assert journal.terms.runs.term_of(index) == term
     stop(journal)
     entries = entries_of(log)
     assert entries in (one.done, one.done | one.begun) and not plan.loss_possible, letters(plan)
