@@ -10,26 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from crc32c import crc32c
-
 from . import format as fmt
 from . import shm
 from .catalog import SegmentInfo, clipped
 from .errors import DiskFull, RaftLogError, SyncFailed
 from .files import join
-from .index import ActiveIndex, pack_slot, write_sealed
+from .index import pack_slot
 from .layout import NOTHING_REMOVED
 from .manifest import save
-from .pipeline import Batch, Carried, Change, Pipeline
+from .pipeline import Batch, Carried, Change
+from .preparation import Together
+from .rolling import Rolling, RollJob
 from .segment import SegmentWriter
 from .shortage import FULL, remove_caches, remove_half_made
-from .terms import Run, TermRuns, write_sealed_runs
+from .terms import Run, TermRuns
 from .types import LogId
 
 PRODUCERS_BYTES_MAX = 1 << 20  # of the exactly-once table in the manifest of a stopped log
 
 
-class Journal(Pipeline):
+class Journal(Rolling):
     """Where the log stands, and the steps that move it on.  Made by ``startup.open_journal``."""
 
     def mark(self) -> None:
@@ -50,6 +50,8 @@ class Journal(Pipeline):
 
         Raises :class:`DiskFull` with nothing changed if there is no space, :class:`SyncFailed` for good.
         """
+        if carried is None and self._roll_behind(body_bytes, count):
+            return
         self._settle()
         self._begin_segment(self.next_index, self.last_term, carried, body_bytes=body_bytes, count=count)
 
@@ -88,6 +90,8 @@ class Journal(Pipeline):
         """Entries up to ``index`` are gone for readers and for ever; durable on return.  Their files go later."""
         if index > self.durable_index or self.failure is not None:
             self._settle()  # the boundary must never lie beyond what the files hold
+        if isinstance(self.job, RollJob):
+            self.finish_job()  # else the manifest that it writes might replace ours
         manifest, before = self.manifest, (self.manifest.segments, self.purged, self.manifest.durable)
         purged = LogId(self.terms.runs.term_of(index) or 0, index)
         newest = manifest.segments[-1]  # goes on, or was sealed by a roll that found no space: the next one follows it
@@ -148,27 +152,29 @@ class Journal(Pipeline):
             count = len(carried.slots) // fmt.SLOT_BYTES
         head = self._head_of_segment(base_index, previous_term, carried)
         info = self._describe(base_index, previous_term, kept, len(head) + fmt.RECORD_BYTES + body_bytes, count)
-        segment, index, table = self._create_segment(info), None, None
+        segment, index, table, together, was_sealed = self._create_segment(info), None, None, None, list[bool]()
         try:
             index = self._create_index(info)
             if change is not None:
                 table = self.terms.stage(self._runs_after(base_index, change.purged, carried))
+            # Seal and head are durable before the manifest lists the segment: recovery reads no older table for it.
+            # Before that neither counts, so their syncs, and that of the manifest's new content, may overlap.
+            steps = [partial(self._begin_file, segment, head)]
             if any(one.segment_id == active_id for one in kept):
-                self._seal_active()
-                before = (sealed, *before[1:])
-            # The head is durable before the manifest lists the segment: recovery reads no older table for it.
-            segment.write(self.end, [head])
-            segment.sync()
-            ready = None
+                steps.insert(0, partial(self._seal_active, self._caches_of(sealed[-1]), was_sealed))
+            together = Together(steps, threads=self.bell is not None)
             if change is not None:
-                ready = partial(self.control.open_change, change.removed)
                 manifest.purged_term, manifest.purged_index = change.purged
                 manifest.commit_index = change.commit_index
-            manifest.segments, manifest.next_segment_id = [*kept, info], info.segment_id + 1
+            manifest.segments, manifest.next_segment_id = [*kept, info], self._after(info)
             manifest.durable, manifest.settled = self.end + len(head), False  # vouches for what the segment begins with
-            save(self.files, self.directory, manifest, ready=ready)
+            save(self.files, self.directory, manifest, ready=partial(self._before_the_swap, together, change))
         except OSError as error:
+            if together is not None:
+                together.end()
             manifest.segments, manifest.next_segment_id, purged, manifest.commit_index = before
+            if was_sealed:
+                manifest.segments = sealed
             manifest.durable, (manifest.purged_term, manifest.purged_index) = self.durable, purged
             self.control.close_change(happened=False)
             self.terms.discard(table)
@@ -181,15 +187,15 @@ class Journal(Pipeline):
         self._stand_at(base_index, previous_term, head, carried, change)
         self.control.close_change(happened=True)
 
-    def _give_up(self, segment: SegmentWriter, index: ActiveIndex | None, error: OSError) -> None:
-        segment.close()
-        if error.errno in FULL:
-            self.files.unlink(segment.path)  # the manifest does not know it; its space is wanted elsewhere
-            for newest in self.manifest.segments[-1:]:
-                remove_half_made(self.files, self.directory, newest.segment_id)
-        if index is not None:
-            index.close()
-        self._limit = self._open_end = 0  # the old segment may be sealed by now: the next append has to roll, too
+    def _begin_file(self, segment: SegmentWriter, head: bytes) -> None:
+        segment.begin()
+        segment.write(self.end, [head])
+        segment.sync()
+
+    def _before_the_swap(self, together: Together, change: Change | None) -> None:
+        together.wait()
+        if change is not None:
+            self.control.open_change(change.removed)
 
     def _stand_at(
         self, base_index: int, previous_term: int, head: bytes, carried: Carried | None, change: Change | None
@@ -250,106 +256,6 @@ class Journal(Pipeline):
             kept = [(purged.index, purged.term)]
         return TermRuns([*kept, *(carried.runs if carried is not None else ())])
 
-    def _head_of_segment(self, base_index: int, term: int, carried: Carried | None) -> bytes:
-        """What opens a segment: records that come with it, and a snapshot of the exactly-once table."""
-        data, index = b"", base_index
-        if carried is not None:
-            data, index, term = carried.data, carried.last_index + 1, carried.last_term
-        snapshot = self.producers.snapshot(self.ring.ring_bytes // 4)
-        header = fmt.pack_record_header(
-            crc32c(snapshot), len(snapshot), 0, fmt.KIND_PRODUCERS, self.log_id, self.generation,
-            index, term, self.end + len(data), self.durable, 0, 0,
-        )  # fmt: skip
-        return data + header + snapshot
-
-    def _active_id(self) -> int | None:
-        """The segment that is open for writing and not sealed yet."""
-        segments = self.manifest.segments
-        return segments[-1].segment_id if self.segment is not None and not segments[-1].sealed else None
-
-    def _as_sealed(self) -> list[SegmentInfo]:
-        """The segment list as it is once the active segment is sealed where it stands."""
-        segments = list(self.manifest.segments)
-        if self._active_id() is not None:
-            segments[-1] = segments[-1].finished(self.end, self.next_index - 1, self.last_term)
-        return segments
-
-    def _describe(
-        self, base_index: int, previous_term: int, kept: list[SegmentInfo], record_bytes: int, count: int
-    ) -> SegmentInfo:
-        file_bytes = max(self.config.segment_bytes, fmt.DATA_OFFSET + record_bytes)
-        return SegmentInfo(
-            segment_id=self.manifest.next_segment_id, generation=self.generation, base_index=base_index,
-            start=self.end, previous_end=(kept[-1].end or 0) if kept else self.end, previous_term=previous_term,
-            file_bytes=file_bytes, index_slots=max(file_bytes // 64, 1 << 16, count),
-        )  # fmt: skip
-
-    def _create_segment(self, info: SegmentInfo) -> SegmentWriter:
-        header = fmt.SegmentHeader(
-            self.log_id, info.segment_id, info.generation, info.base_index, info.start,
-            info.previous_end, info.previous_term, info.file_bytes, info.index_slots,
-        )  # fmt: skip
-        path, segment = join(self.directory, fmt.segment_name(info.segment_id)), None
-        try:
-            self.files.unlink(path)  # of a creation that failed before the manifest knew of it
-            segment = SegmentWriter(self.files, path, header)
-            self.files.sync_dir(self.directory)
-        except OSError as error:
-            if segment is not None:
-                self._give_up(segment, None, error)
-            raise self._space_error(error, path) from error
-        return segment
-
-    def _create_index(self, info: SegmentInfo) -> ActiveIndex:
-        shm.make_folder(self.folder)  # again, should somebody have wiped it under us
-        path = join(self.folder, fmt.active_index_name(self.generation, info.segment_id))
-        return ActiveIndex(path, info.base_index, info.index_slots)
-
-    def _seal_active(self) -> None:
-        """The active segment's data is durable: write its index and term runs, then its seal."""
-        self._write_caches()
-        assert self.segment is not None
-        self.segment.seal(self.end, self.next_index - 1, self.last_term)
-
-    def _write_caches(self) -> None:
-        """What can be rebuilt from the active segment's records."""
-        assert self.index is not None
-        info = self.manifest.segments[-1]
-        last_index = self.next_index - 1
-        path = join(self.directory, fmt.index_name(info.segment_id))
-        write_sealed(self.files, path, self.log_id, info.segment_id, info.base_index, self.index.used(last_index))
-        path = join(self.directory, fmt.terms_name(info.segment_id))
-        runs = self.terms.runs.between(info.base_index, last_index)
-        write_sealed_runs(self.files, path, self.log_id, info.segment_id, runs)
-
-    def _adopt(self, segment: SegmentWriter, index: ActiveIndex, info: SegmentInfo) -> None:
-        old_segment, old_index = self.segment, self.index
-        self.segment, self.index = segment, index
-        self._limit = segment.end_limit
-        self._index_limit = info.base_index + info.index_slots
-        self._slots_from = info.base_index
-        self._open_gate()
-        self.rolls += 1
-        control = self.control
-        control.active_segment.store(info.segment_id, shm.RELAXED)
-        control.active_base.store(info.base_index, shm.RELAXED)
-        control.active_start.store(info.start, shm.RELAXED)
-        control.segments.store(len(self.manifest.segments), shm.RELAXED)
-        control.rolls.store(self.rolls, shm.RELAXED)
-        self._bump_catalog()
-        if old_segment is not None:
-            old_segment.close()
-        if old_index is not None:
-            old_index.close()
-
-    def _bump_catalog(self) -> None:
-        version = self.control.catalog_version
-        # Manifest and index file are in place; a reader that sees the new version rereads them.  In a roll no entry of
-        # the new segment is published before this store (RELEASE).  In a change this store comes before every frontier
-        # moves (SEQ_CST): a reader loads a frontier, then the version; if the version is the one it knows, the frontier
-        # belongs to the map it knows, and if not, it waits for the even epoch.
-        version.store(version.load(shm.RELAXED) + 1, shm.SEQ_CST)
-
     def _tell_purged(self, purged: LogId) -> None:
         """Inside a change: where the log begins, and what went from its end."""
         control = self.control
@@ -360,7 +266,9 @@ class Journal(Pipeline):
     # ------------------------------------------------------------ end
     def close(self, *, clean: bool) -> None:
         """Release everything; ``clean``: flush, seal, and say so in the manifest, as far as the disk lets us."""
+        self.stop_preparing()
         clean = clean and self.failure is None and self._finish()
+        self._let_go()
         if self.segment is not None:
             self.segment.close()
         if self.index is not None and clean:
@@ -371,8 +279,11 @@ class Journal(Pipeline):
             shm.remove(join(self.folder, fmt.ring_name(self.generation)))  # nothing in it that the files lack
 
     def _finish(self) -> bool:
-        """Flush, seal, and say so; False if there is no space for that: what is there is durable all the same."""
-        self.flush()
+        """Flush, seal, and say so; False if there is no space for that: then the next start does it."""
+        try:
+            self.flush()
+        except DiskFull:
+            return False
         self.publish()
         manifest, sealed = self.manifest, self._as_sealed()
         assert self.segment is not None

@@ -85,8 +85,10 @@ class Pipeline:
         self.job: FlushJob | None = None
         self.segment: SegmentWriter | None = None
         self.index: ActiveIndex | None = None
+        self.coming: ActiveIndex | None = None  # during a roll that goes on behind: the next segment's
         self._parts: list[bytes] = []
         self._slots: list[bytes] = []
+        self._newest = b""  # the bytes that went to the ring last, if they were in one piece
         self._slots_from = self.next_index
         self._limit = 0  # stream position that a record in the active segment may reach
         self._index_limit = 0  # first entry index beyond the active index
@@ -202,6 +204,11 @@ class Pipeline:
         self.marks += 1
 
     @property
+    def owes_work(self) -> bool:
+        """Whether a flush would have anything to do: :meth:`make_job` may be called."""
+        return self.copied > self.written
+
+    @property
     def unflushed_entries(self) -> int:
         """Entries appended but not covered by an fsync."""
         return self.next_index - 1 - self.durable_index
@@ -212,17 +219,14 @@ class Pipeline:
         return self.vouched < self.tail_entries_end <= self.durable and self.end == self.durable
 
     # ------------------------------------------------------------ memory
-    def copy_to_ring(self) -> bytes:
-        """Bytes, then index slots: in place, but below no published cursor yet.
-
-        Returns the bytes, if they were joined on the way.
-        """
+    def copy_to_ring(self) -> None:
+        """Bytes, then index slots: in place, but below no published cursor yet."""
         if not self._parts:
-            return b""  # no record, so no slot
-        data = b""
+            return  # no record, so no slot
+        self._newest = b""
         if self.end - self.copied < APART_BYTES * len(self._parts):
-            data = b"".join(self._parts)
-            self.ring.write(self.copied, data)
+            self._newest = b"".join(self._parts)
+            self.ring.write(self.copied, self._newest)
         else:  # large bodies: joining them would copy all of it once more
             for part in self._parts:
                 self.ring.write(self.copied, part)
@@ -232,10 +236,12 @@ class Pipeline:
         if self._slots:
             assert self.index is not None
             self.tail_entries_end, self.vouched = self.end, self.durable  # entries came: a mark is owed again
-            self.index.write(self._slots_from, b"".join(self._slots))
+            slots = b"".join(self._slots)
+            self.index.write(self._slots_from, slots)
+            if self.coming is not None:
+                self.coming.write(self._slots_from, slots)
             self._slots.clear()
             self._slots_from = self.next_index
-        return data
 
     def publish(self) -> None:
         """Let readers see everything that was copied to the ring."""
@@ -290,28 +296,36 @@ class Pipeline:
 
     # ------------------------------------------------------------ disk
     def flush(self) -> None:
-        """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good."""
-        newest = self.copy_to_ring()
+        """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good.
+
+        :class:`DiskFull`: there is no space to list the next segment; what it will hold stays in the ring.
+        """
+        self.copy_to_ring()
         self.finish_job()
-        if self.copied > self.durable:
-            self.job = self.make_job(newest)
+        while self.copied > self.durable:
+            self.job = self.make_job()
             self.job.run()
             self.finish_job()
+            self._check_space()
 
-    def make_job(self, newest: bytes = b"") -> FlushJob:
-        """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it.
+    def _check_space(self) -> None:
+        """Raise :class:`DiskFull` if the flush cannot go on for now."""
 
-        ``newest`` are the last bytes that went to the ring: often all that is to be written.
-        """
+    def make_job(self) -> FlushJob:
+        """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""
         assert self.segment is not None
+        return FlushJob(self.segment, *self._hand_over(self.copied), self._slots_from - 1)
+
+    def _hand_over(self, end: int) -> tuple[int, list[Any], int]:
+        """What is not written yet, up to ``end``: start, its bytes, end.  From now on it counts as written."""
         if self.failure is not None:
             raise self.failure
-        whole = newest and self.written + len(newest) == self.copied
-        pieces: list[Any] = [newest] if whole else self.ring.slices(self.written, self.copied)
-        job = FlushJob(self.segment, self.written, pieces, self.copied, self._slots_from - 1)
-        self.written = self.copied
-        self.control.written.store(self.written, shm.RELAXED)
-        return job
+        start, newest, self._newest = self.written, self._newest, b""
+        whole = newest and start + len(newest) == end == self.copied  # often all of it, and in one piece
+        pieces = [newest] if whole else self.ring.slices(start, end)
+        self.written = end
+        self.control.written.store(end, shm.RELAXED)
+        return start, pieces, end
 
     def finish_job(self) -> None:
         """Wait for the job that runs, if any, and take over its result: a higher durable frontier, or failure."""

@@ -26,12 +26,20 @@ ZERO_FOR_PIECES_BELOW = 32 * 1024  # large writes gain nothing from it and would
 
 
 class SegmentWriter:
-    """The writer's side of the active segment."""
+    """The writer's side of the active segment.
 
-    def __init__(self, files: Files, path: str, header: SegmentHeader) -> None:
+    ``prepared``: descriptor of its file, made ahead of need; then the header is yet to be written.
+    """
+
+    def __init__(self, files: Files, path: str, header: SegmentHeader, prepared: int | None = None) -> None:
         self._files = files
         self.path = path
         self.header = header
+        self._zeroed = fmt.DATA_OFFSET
+        self._has_header = prepared is None
+        if prepared is not None:
+            self.fd = prepared
+            return
         self.fd = files.open(path, write=True, create=True, exclusive=True)
         try:
             files.preallocate(self.fd, header.file_bytes)
@@ -41,7 +49,12 @@ class SegmentWriter:
             files.close(self.fd)
             files.unlink(path)
             raise
-        self._zeroed = fmt.DATA_OFFSET
+
+    def begin(self) -> None:
+        """Write the header of a prepared file; durable, with the first records, after :meth:`sync`."""
+        if not self._has_header:
+            self._files.pwrite(self.fd, fmt.pack_segment_header(self.header), fmt.SEGMENT_HEADER_OFFSET)
+            self._has_header = True
 
     @property
     def end_limit(self) -> int:
@@ -76,13 +89,13 @@ class SegmentWriter:
 
 
 def seal_segment(files: Files, fd: int, header: SegmentHeader, end: int, last_index: int, last_term: int) -> None:
-    """Write a seal over fsynced data, then give back the space behind the end.  Durable on return."""
+    """Write a seal over fsynced data, durably, then give back the space behind the end."""
     files.pwrite(fd, fmt.pack_seal(seal_of(header, end, last_index, last_term)), fmt.SEAL_OFFSET)
     files.sync_all(fd)
     # Only bytes behind the end go: no reader looks there, so no mapping of them can fault.  The seal is durable
-    # first, so a shorter file without a seal is damage and not a finished segment.
+    # first, so a shorter file without a seal is damage and not a finished segment.  The cut itself need not be: a
+    # sealed segment may be longer than its end.
     files.truncate(fd, fmt.DATA_OFFSET + end - header.start)
-    files.sync_all(fd)
 
 
 def seal_of(header: SegmentHeader, end: int, last_index: int, last_term: int) -> Seal:

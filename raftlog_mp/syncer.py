@@ -30,12 +30,15 @@ class FlushJob:
         except OSError as error:
             self.error = error
         finally:
-            for piece in self.pieces:
-                if type(piece) is memoryview:  # of the ring, which could not be unmapped else
-                    piece.release()
+            self._let_go()
         self.seconds = wakeup.now() - began
         if self.finished is not None:
             self.finished.set()
+
+    def _let_go(self) -> None:
+        for piece in self.pieces:
+            if type(piece) is memoryview:  # of the ring, which could not be unmapped else
+                piece.release()
 
 
 class Syncer:

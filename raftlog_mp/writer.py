@@ -57,6 +57,7 @@ class Writer:
             startup.preload(self.journal)
             self._syncer = Syncer()
             self.sessions.poller.add(self._syncer.event.fd, self._syncer)
+        self.journal.bell = self._syncer.event.set if self._syncer is not None else lambda: None
         rate = self.config.scrub_bytes_per_s
         self._scrubber = Scrubber(directory, manifest.log_id, rate) if rate else None
         if self._mem_first or rate:
@@ -203,7 +204,7 @@ class Writer:
                 if journal.job is None and self._flush_due():
                     self._start_background_flush()
             else:
-                if self._flush_due():
+                if self._flush_due() and not self._gathers():
                     self._flush_and_publish()
                 else:
                     journal.copy_to_ring()  # a batch policy gathers in the ring, not in this process's memory
@@ -232,6 +233,12 @@ class Writer:
             return False
         return self._seconds_until_flush() <= 0
 
+    def _gathers(self) -> bool:
+        """DiskFirst: more waits in the lanes, and taking it has not cost as much time yet as the sync that it saves."""
+        if self._flush_asked or wakeup.now() - self._intake.oldest >= self.journal.sync_seconds:
+            return False
+        return not self._intake.blocked and self._intake.waiting()
+
     def _make_room(self) -> bool:
         """A full ring flushes whatever the policy says.  DiskFirst waits for it here, MemFirst in the lane."""
         if self._mem_first:
@@ -246,13 +253,14 @@ class Writer:
         self.journal.flush()
         self._grouping.flushed()
         self.journal.publish()
+        self._intake.oldest = wakeup.now()  # of what follows in this round, if a full ring made us flush in the middle
         self._answer()
         self.sessions.ring_all()
 
     def _start_background_flush(self) -> None:
         journal = self.journal
         journal.copy_to_ring()
-        if journal.job is None and journal.copied > journal.written and self._syncer is not None:
+        if journal.job is None and journal.owes_work and self._syncer is not None:
             self._flush_asked = False
             journal.publish()
             self._intake.oldest = wakeup.now()
@@ -324,6 +332,7 @@ class Writer:
         """Drain once more, flush, answer, seal, and say that this was on purpose."""
         self._relief.end()
         journal = self.journal
+        journal.stop_preparing()
         try:
             while self._intake.drain():
                 self._commit(True)
@@ -333,6 +342,8 @@ class Writer:
             journal.publish()
         except errors.SyncFailed:
             self._fail_unpublished()
+        except errors.DiskFull as full:  # from memory it was acknowledged; there it stays for the next start
+            logger.warning("%s; what is not durable yet stays in %s", full, journal.folder)
         self._answer()
         if self._syncer is not None:
             self.sessions.poller.remove(self._syncer.event.fd)
@@ -347,7 +358,7 @@ class Writer:
             logger.error("%s", failed)
             journal.close(clean=False)
         if not journal.manifest.clean and journal.failure is None:
-            logger.warning("no space to finish %s in order; all of it is durable", self.directory)
+            logger.warning("no space to finish %s in order; nothing is lost", self.directory)
         if journal.failure is None or journal.failure_saved:  # else these words alone tell the next start of it
             self.control.state.store(self._last_state, shm.SEQ_CST)
         self.sessions.ring_all()

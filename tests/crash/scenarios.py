@@ -11,6 +11,7 @@ import errno
 import random
 from collections.abc import Callable
 from typing import NamedTuple
+from unittest import mock
 
 from unit.changes import batch
 from unit.journals import Entries, commit, kill, open_log, put, stop
@@ -18,6 +19,7 @@ from unit.journals import Entries, commit, kill, open_log, put, stop
 from raftlog_mp.errors import DiskFull, RaftLogError, SyncFailed
 from raftlog_mp.findings import Plan
 from raftlog_mp.journal import Journal
+from raftlog_mp.preparation import Preparation
 from raftlog_mp.sweeper import remove_segment
 from raftlog_mp.types import HardState, LogId
 
@@ -43,16 +45,21 @@ APPENDS = ("append",) * 5
 PROFILES: tuple[Profile, ...] = (
     Profile("appends, each synced", "disk_first", (*APPENDS, "idle", "roll", "commit_index")),
     Profile("appends, group commit", "disk_first", ("append_group", "append_group", "append", "roll", "idle")),
-    Profile("appends from memory", "mem_first", (*APPENDS, "append_group", "flush", "flush_behind", "roll", "idle")),
+    Profile("appends from memory", "mem_first", (*APPENDS, "append_group", "flush", "flush_behind", "flush_behind",
+                                                  "roll", "roll_behind", "idle")),
     Profile("conflicts", "disk_first", ("append", "append", "truncate", "replace", "commit_index", "sweep")),
-    Profile("conflicts from memory", "mem_first", ("append", "append", "append_group", "truncate", "replace", "flush")),
+    Profile("conflicts from memory", "mem_first", ("append", "append", "append_group", "truncate", "replace", "flush",
+                                                     "roll_behind")),
     Profile("purges and resets", "disk_first", (*APPENDS, "roll", "purge", "purge", "reset", "sweep")),
-    Profile("purges from memory", "mem_first", (*APPENDS, "flush", "roll", "purge", "purge", "reset", "sweep")),
+    Profile("purges from memory", "mem_first", (*APPENDS, "flush", "roll", "roll_behind", "purge", "purge", "reset",
+                                                 "sweep")),
     Profile("hard states", "disk_first", ("save_hard_state", "save_hard_state", "append", "restart"), 9),
     Profile("restarts", "disk_first", (*APPENDS, "commit_index", "restart", "die", "die_behind", "truncate"), 10),
-    Profile("restarts from memory", "mem_first", (*APPENDS, "flush", "restart", "die", "die_behind", "purge"), 10),
+    Profile("restarts from memory", "mem_first", (*APPENDS, "flush", "restart", "die", "die_behind", "purge",
+                                                   "roll_behind"), 10),
     Profile("failing disks", "disk_first", (*APPENDS, "fail_flush", "fail_change", "fill_disk", "roll"), 9),
-    Profile("failing disks, memory", "mem_first", (*APPENDS, "fail_flush", "fail_change", "fill_disk", "flush"), 9),
+    Profile("failing disks, memory", "mem_first", (*APPENDS, "fail_flush", "fail_change", "fill_disk", "flush",
+                                                    "roll_behind"), 9),
 )
 
 
@@ -220,6 +227,18 @@ class Life:
 
     def roll(self) -> None:
         self.journal.roll()
+
+    def roll_behind(self) -> None:
+        """As a MemFirst writer does it: into a segment made ahead, in memory; its syncs come with later flushes."""
+        journal = self.journal
+        journal.bell = lambda: None
+        with mock.patch.object(Preparation, "start", lambda made, bell: made.run()):
+            journal._prepare()
+        self.tick()
+        journal._roll_behind(0, 0)
+        journal.bell = None
+        self._append_begins(1)
+        commit(journal)
 
     # ------------------------------------------------------------ changes
     def _change(self, act: Callable[[], None]) -> None:

@@ -40,6 +40,15 @@ SERVING = [
     ("journal.Journal.roll", "after", 1), ("journal.Journal.roll", "after", 2),
 ]  # fmt: skip
 
+# In MemFirst, while a helper thread makes the next segment, or does the syncs of a roll.
+BEHIND = [
+    ("rolling.RollJob._change_over", "after", 1), ("journal.Journal._roll_behind", "after", 1),
+    ("journal.Journal._roll_behind", "before", 2), ("preparation.Preparation.run", "before", 1),
+    ("preparation.Preparation.run", "after", 2), ("rolling.RollJob.run", "before", 1),
+    ("rolling.RollJob.run", "after", 1), ("rolling.RollJob.run", "after", 2),
+    ("segment.SegmentWriter.begin", "after", 1),
+]  # fmt: skip
+
 # While starting after a crash: the next writer dies, too.
 STARTING = [
     ("findings.make_plan", "after", 1), ("segment.seal_segment", "before", 1), ("segment.seal_segment", "after", 1),
@@ -116,6 +125,14 @@ def test_writer_dies_while_serving(log_dir: str, strategy: str, point: tuple[str
     with rl.open_reader(log_dir) as reader:
         assert reader.last_index == reader.durable_index == len(reader)
         assert reader.stats().loss_possible is False
+
+
+@pytest.mark.parametrize("point", [
+    pytest.param(point, id=name_of(point), marks=[pytest.mark.slow] if at > 1 else [])
+    for at, point in enumerate(BEHIND)
+])  # fmt: skip
+def test_writer_dies_while_a_roll_goes_on_behind(log_dir: str, point: tuple[str, str, int]) -> None:
+    test_writer_dies_while_serving(log_dir, "mem_first", point)
 
 
 @in_turn(STARTING)

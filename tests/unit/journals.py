@@ -84,6 +84,13 @@ def kill(journal: Journal) -> None:
         journal.segment.close()
     if journal.index is not None:
         journal.index._mapping.close()
+    if journal._roll is not None:
+        journal._roll.segment.close()
+        journal._roll.active_index._mapping.close()
+    if journal._prepared is not None and journal._prepared.fd is not None:
+        journal.files.close(journal._prepared.fd)
+        if journal._prepared.index is not None:
+            journal._prepared.index._mapping.close()
     journal.terms.close(remove=False)
     journal.ring.close()
     journal.control.close()

@@ -22,9 +22,11 @@ LAYERS = (
     "flush adaptive pressure patience matching recovery_table batches",  # decisions: pure, of numbers and facts
     "files shm wakeup processes probe memory device",  # the doors
     "control ring lane index segment catalog hard_state producers metrics terms era walk",  # one structure each
-    "manifest syncer view sweeper records shortage",  # structures made of structures
+    "manifest syncer view sweeper records shortage preparation",  # structures made of structures
     "survey segment_check scrubber rebuild",
     "remains pipeline term_history",
+    "next_segment",
+    "rolling",
     "place findings journal",  # acts across structures
     "mending moment diagnoses epilogue",
     "startup sessions waiters orders arguments answers relief lock"  # parts of a role

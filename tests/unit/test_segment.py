@@ -162,7 +162,7 @@ def test_write_seal_read(path: str) -> None:
     assert scan_records(data, HEADER, GENERATION).last_index == 7
     before = len(files.steps)
     writer.seal(1267, 7, 1)
-    assert [step[0] for step in files.steps[before:]] == ["pwrite", "sync_all", "truncate", "sync_all"]
+    assert [step[0] for step in files.steps[before:]] == ["pwrite", "sync_all", "truncate"]
     writer.close()
     assert os.path.getsize(path) == fmt.DATA_OFFSET + 267
     reader = SegmentReader(files, path, 1000, populate=True)

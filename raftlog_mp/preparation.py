@@ -1,0 +1,113 @@
+"""What a roll need not wait for: the next segment, made ahead of need, and syncs, one of which would follow another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from .files import Files
+from .index import ActiveIndex
+
+
+class Together:
+    """Steps that need not wait for each other: one after the other at once, or each in a thread of its own."""
+
+    def __init__(self, steps: Sequence[Callable[[], None]], *, threads: bool) -> None:
+        self._errors: list[OSError] = []
+        self._threads: list[threading.Thread] = []
+        for step in steps:
+            if threads:
+                self._threads.append(threading.Thread(target=self._run, args=(step,), name="raftlog-roll", daemon=True))
+                self._threads[-1].start()
+            else:
+                step()
+
+    def _run(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except OSError as error:
+            self._errors.append(error)
+
+    def end(self) -> None:
+        """Until every step has ended, well or not."""
+        for thread in self._threads:
+            thread.join()
+
+    def wait(self) -> None:
+        """As :meth:`end`; raises the first error."""
+        self.end()
+        if self._errors:
+            raise self._errors[0]
+
+
+class Preparation:
+    """An empty segment file: its space reserved, file and name durable.  :meth:`run` touches nothing else.
+
+    The file has no header yet and the manifest does not list it; a crash leaves it to the next start, which knows by
+    its number that it was never used.
+    """
+
+    def __init__(
+        self, files: Files, directory: str, path: str, file_bytes: int, index_path: str, index_slots: int
+    ) -> None:
+        self.path, self.file_bytes, self.index_path, self.index_slots = path, file_bytes, index_path, index_slots
+        self.fd: int | None = None
+        self.index: ActiveIndex | None = None
+        self.error: OSError | None = None
+        self._files, self._directory = files, directory
+        self._done = threading.Event()
+
+    def start(self, bell: Callable[[], None]) -> None:
+        """Do it in a thread of its own; ``bell()`` is called there at the end."""
+
+        def run() -> None:
+            self.run()
+            bell()
+
+        threading.Thread(target=run, name="raftlog-prepare", daemon=True).start()
+
+    def run(self) -> None:
+        """Do it; an error is kept for whoever takes the result."""
+        try:
+            self._files.unlink(self.path)  # of an attempt that failed
+            self.fd = self._files.open(self.path, write=True, create=True, exclusive=True)
+            self._files.preallocate(self.fd, self.file_bytes)
+            self._files.sync_all(self.fd)
+            self._files.sync_dir(self._directory)
+            self.index = ActiveIndex(self.index_path, 0, self.index_slots)
+        except OSError as error:
+            self.error = error
+            self._remove()
+        finally:
+            self._done.set()
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a result."""
+        return self._done.is_set()
+
+    def wait(self) -> None:
+        """Until there is a result."""
+        self._done.wait()
+
+    def take(self, base_index: int) -> tuple[int, ActiveIndex]:
+        """The file's descriptor and the index, which are the caller's from now on."""
+        assert self.fd is not None and self.index is not None
+        fd, index = self.fd, self.index
+        self.fd = self.index = None
+        index.base_index = base_index
+        return fd, index
+
+    def discard(self) -> None:
+        """Nobody needs it: remove what is there."""
+        self.wait()
+        self._remove()
+
+    def _remove(self) -> None:
+        if self.index is not None:
+            self.index.close()
+            self.index = None
+        if self.fd is not None:
+            self._files.close(self.fd)
+            self.fd = None
+            self._files.unlink(self.path)
