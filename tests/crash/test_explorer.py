@@ -10,7 +10,7 @@ from .explorer import Report
 from .look import INVARIANTS, Violation
 from .scenarios import PROFILES, Profile
 
-STATES = 130  # distinct ones of each profile
+STATES = 250  # distinct ones of each profile
 EVERY = 17  # prefixes, so that a life is seen to its end
 MANY_STATES = 8_400
 
