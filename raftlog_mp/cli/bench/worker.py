@@ -54,6 +54,7 @@ class Worker:
         self.client = client
         self.pools: dict[int, list[bytes]] = {}
         self.store: Store | None = None
+        self.kept: list[Store | None] = []
         self.follower: Any = None
 
     def pool(self, size: int) -> list[bytes]:
@@ -69,6 +70,12 @@ class Worker:
             self.store = Ours(directory, name=f"bench-{self.client}")
         else:
             self.store = open_store(subject, directory, durable=durable, shared=shared)
+        return {}
+
+    def keep(self) -> dict[str, Any]:
+        """Leave the store open until this process ends."""
+        self.kept.append(self.store)
+        self.store = None
         return {}
 
     def close(self) -> dict[str, Any]:
