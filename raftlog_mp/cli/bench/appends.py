@@ -134,7 +134,8 @@ class Mixed:
         clients, size, seconds = self._bench.clients, self._cases[0].size, self._bench.plan.seconds
         count = self._bench.plan.clients(self._cases[0])
         clients.ask(0, do="open", subject=subject, directory=directory, shared=True)
-        clients.ask(0, do="fill", count=self._filled, batch=100, size=size)
+        # Ours as its writers go on, one by one; the peers' transactions leave no trace in what they store.
+        clients.ask(0, do="fill", count=self._filled, batch=1 if subject == OURS else 1000, size=size)
         clients.all(count, do="open", subject=subject, directory=directory, shared=True)
         for number in range(count):
             if number < count // 2:

@@ -71,6 +71,7 @@ class Growth:
 
     def round(self, number: int) -> None:
         """Every size once."""
+        self._kill_peers()
         for size, cases in self._sizes.items():
             wanted = {case.kind: case for case in cases}
             for case in cases:
@@ -162,13 +163,20 @@ class Growth:
         self._bench.result.add(case, OURS, max(grown, 0) / more if more else 0.0)
 
     # ------------------------------------------------------------ peers
-    def _peer(self, wanted: dict[str, Case], subject: str, directory: str) -> None:
-        held, one = self._held[directory] + UNSAVED, Clients()
-        with contextlib.closing(one):
-            one.ask(0, do="open", subject=subject, directory=directory)
-            one.ask(0, do="fill", count=UNSAVED, batch=UNSAVED, size=ENTRY_BYTES)
+    def _kill_peers(self) -> None:
+        """Have a process append to every peer's store, and kill it while it holds them."""
+        with contextlib.closing(Clients()) as one:
+            for size in self._sizes:
+                for subject in self._subjects(size)[1:]:
+                    directory = self._place(subject, size)
+                    one.ask(0, do="open", subject=subject, directory=directory)
+                    one.ask(0, do="fill", count=UNSAVED, batch=UNSAVED, size=ENTRY_BYTES)
+                    one.ask(0, do="keep")
+                    self._held[directory] += UNSAVED
             one.kill()
-        self._held[directory] = held
+
+    def _peer(self, wanted: dict[str, Case], subject: str, directory: str) -> None:
+        held = self._held[directory]
         for kind in ("open_killed", "open_clean"):
             start = time.perf_counter()
             with contextlib.closing(open_store(subject, directory)) as store:
@@ -193,11 +201,11 @@ class Growth:
 
 
 def held_bytes(directory: str) -> int:
-    """What the writer of a log holds: its own memory and its shared tables.
+    """What the writer of a log holds: its own memory, and the shared tables that grow with the log.
 
-    The ring and the lanes are bounded by settings, and the same for every size.
+    Not the ring and the lanes, which settings bound, and not mapped segments, which are page cache.
     """
     with log_reader.open_reader(directory) as reader:
         pid = reader.stats().writer_pid
     shared = sum(used for kind, (_, used) in probe.mapped_bytes(pid).items() if kind not in ("ring", "lanes"))
-    return int(psutil.Process(pid).memory_full_info().uss) + shared
+    return sum(int(row.anonymous) for row in psutil.Process(pid).memory_maps(grouped=True)) + shared

@@ -117,7 +117,10 @@ def _rates(axes: Any, result: Result, cases: list[Case]) -> None:
         at += GAP_BARS
     axes.set_yticks(ticks, names, fontsize=8.5)
     axes.set_ylim(at, -1)
+    shown = [figure for case in cases for subject in (*subjects_of(result, case), RAW)
+             for figure in result.rounds_of(case, subject)]  # fmt: skip
     axes.set_xscale("log")
+    axes.set_xlim(min(shown) / 2, max(shown) * 1.5)
     axes.xaxis.set_major_formatter(lambda figure, _: screen.rate(figure))
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("entries a second, log scale; whiskers: slowest and fastest round", fontsize=8)

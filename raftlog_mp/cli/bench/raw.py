@@ -142,7 +142,10 @@ class Limits:
                     return
             wakeup.pause(0)  # the other side has no core now
 
+        end = wakeup.now() + OPEN_SECONDS
         while reply.load(shm.ACQUIRE) != 1:  # until it is there
+            if wakeup.now() > end:
+                raise TimeoutError("the spinning process did not start")
             number = 0
             trip()
         found = self._trips(trip)

@@ -43,9 +43,9 @@ class Reads:
         self._peers: dict[str, Store] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            for batch in (1, 100):
-                for hot in (True, False):
-                    self._handles[batch, hot] = self._filled(batch, hot)
+            for case in cases:
+                if place(case) not in self._handles:
+                    self._handles[place(case)] = self._filled(*place(case))
             for peer in {name: None for case in cases for name in bench.plan.peers_of(case)}:
                 directory = join(self._folder, peer)
                 bench.files.make_dir(directory)
@@ -76,7 +76,7 @@ class Reads:
             self._bench.step(case)
             self._bench.raw(case)
             kind = case.kind.removesuffix("_cold")
-            handle = self._handles[case.batch, not case.kind.endswith("_cold")]
+            handle = self._handles[place(case)]
             chosen = random.Random(number)
             if kind in ("get", "get_us", "get_batched"):
                 self._gets(case, handle, chosen.choices(range(1, self._count + 1), k=LOOKUPS))
@@ -132,6 +132,11 @@ class Reads:
         reads()
         self._bench.result.add(case, subject, rate_of(reads, len(starts) * CHUNK, self._bench.plan.seconds))
         self._bench.result.check(check(*found), f"{subject}: a range from {found[0]} is wrong")
+
+
+def place(case: Case) -> tuple[int, bool]:
+    """Out of which log of ours a case reads: entries of a batch, and whether a writer serves."""
+    return case.batch, not case.kind.endswith("_cold")
 
 
 def payload_at(index: int) -> bytes:

@@ -9,7 +9,7 @@ from .. import screen
 from .cases import BEST, GROUPS, RAW, Case, Target
 from .limits import ENTRY_BYTES, LIMITS
 from .result import Result, middle
-from .stores import PEERS
+from .stores import OURS, PEERS
 
 PROTOTYPE = "the ratios that a 150-line prototype of this design reached on its machine"
 MARKS = {True: "[green]reached[/]", False: "[yellow]below[/]", None: ""}
@@ -25,6 +25,9 @@ PEER_COLUMNS: Columns = (
 TARGET_COLUMNS: Columns = (
     ("", 46, "left"), ("against", 16, "left"), ("target", 12, "right"), ("found", 9, "right"),
     ("min .. max", 20, "right"), ("", 7, "left"),
+)  # fmt: skip
+FLUSH_COLUMNS: Columns = (
+    ("", 33, "left"), ("ours", 9, "right"), *((name, 10, "right") for name in PEERS),
 )  # fmt: skip
 # Wider than some terminals, but a cut figure is no figure.
 WIDTH = max(sum(width + 2 for _, width, _ in table) for table in (LIMIT_COLUMNS, PEER_COLUMNS, TARGET_COLUMNS))
@@ -43,6 +46,11 @@ def show(result: Result) -> None:
     compared = [case for case in plan.cases if plan.peers_of(case)]
     if compared:
         out.print(_table(result, "beside the peers", PEER_COLUMNS, compared, peer_row))
+        out.print()
+    counted = [case for case in plan.cases if OURS in result.fsyncs.get(case.name, ())]
+    flushed = [case for case in counted if case.strategy == "disk_first"]
+    if flushed:
+        out.print(_table(result, "device flushes an append", FLUSH_COLUMNS, flushed, flush_row))
         out.print()
     if result.targets():
         out.print(_targets(result))
@@ -104,6 +112,12 @@ def peer_row(result: Result, case: Case) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def flush_row(result: Result, case: Case) -> tuple[str, ...]:
+    """The cells of one case: how often the device was told to flush, for each append or batch."""
+    counts = result.fsyncs[case.name]
+    return f"  {case.what}", *(number(statistics.median(counts[s])) if s in counts else "" for s in (OURS, *PEERS))
+
+
 def _targets(result: Result) -> Any:
     table = _grid("targets", TARGET_COLUMNS)
     for case, target, values in result.targets():
@@ -145,7 +159,8 @@ def _words(out: Any, result: Result) -> None:
         ("lmdb bare", "lmdb's own get, or cursor, inside one read transaction: keys and values, no entries made"),
         ("*", "does less than ours: see its note above"),
         ("ratio", "ours / other, median of the rounds; for latencies (us, ms) and bytes lower is better"),
-        ("syncs", "fsyncs of the writer for each append call (or batch)"),
+        ("syncs", "fsyncs of the writer for each append (or batch)"),
+        ("device flushes", "as the kernel counts them, whoever caused them: others on this machine, too"),
         ("prototype", PROTOTYPE),
     ]
     lines += [("missing", ", ".join(missing))] if missing else []

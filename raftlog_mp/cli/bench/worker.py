@@ -24,7 +24,8 @@ IN_FLIGHT = 256  # submissions
 SAMPLES = 64
 ECHO_BYTES = 64
 SPIN_STOP = 1 << 40  # a word that ends the spinning
-SPIN_PATIENCE = 1_000_000  # looks in vain before the other side is given up
+SPIN_PATIENCE = 1_000_000  # looks in vain before the core is offered to the other side
+SPIN_IDLE_MAX = 500  # times that it was offered before the other side is given up
 GETS = 256  # random gets between two looks at the clock
 STAMP_BYTES = 8
 END = b"end of the measurement"
@@ -54,6 +55,7 @@ class Worker:
         self.client = client
         self.pools: dict[int, list[bytes]] = {}
         self.store: Store | None = None
+        self.kept: list[Store | None] = []
         self.follower: Any = None
 
     def pool(self, size: int) -> list[bytes]:
@@ -69,6 +71,12 @@ class Worker:
             self.store = Ours(directory, name=f"bench-{self.client}")
         else:
             self.store = open_store(subject, directory, durable=durable, shared=shared)
+        return {}
+
+    def keep(self) -> dict[str, Any]:
+        """Leave the store open until this process ends."""
+        self.kept.append(self.store)
+        self.store = None
         return {}
 
     def close(self) -> dict[str, Any]:
@@ -224,14 +232,19 @@ class Worker:
         """Repeat every word of the shared file's first cell in its second, until it is the last one."""
         words = shm.open_file(path, writable=True)
         ask, reply = words.cell(0), words.cell(64)
-        seen, vain = 0, 0
-        while seen < SPIN_STOP and vain < SPIN_PATIENCE * 10:
+        seen, vain, idle = 0, 0, 0
+        while seen < SPIN_STOP:
             now = ask.load(shm.ACQUIRE)
-            if now == seen:
-                vain += 1
+            if now != seen:
+                reply.store(now, shm.RELEASE)
+                seen, vain, idle = now, 0, 0
                 continue
-            reply.store(now, shm.RELEASE)
-            seen, vain = now, 0
+            vain += 1
+            if vain == SPIN_PATIENCE:
+                vain, idle = 0, idle + 1
+                wakeup.pause(0)  # the other side may need this core
+                if idle == SPIN_IDLE_MAX:
+                    raise TimeoutError("the other side has stopped spinning")
         words.close()
         return {}
 
