@@ -20,4 +20,4 @@ def seconds_until_flush(policy: FlushPolicy, unflushed_entries: int, oldest_age_
         case Batch(threshold, interval_ms):
             return 0.0 if unflushed_entries >= threshold else max(0.0, interval_ms / 1000 - oldest_age_s)
         case Adaptive():
-            return 0.0  # no fixed timer; what arrives during an fsync shares the next one
+            return 0.0  # no fixed timer: whether to wait is decided by what was measured, see adaptive.Gathering

@@ -79,7 +79,8 @@ class Intake:
         return False
 
     def count_waiting(self) -> int:
-        """Clients whose lane holds more than was taken; one that submits right now may or may not be counted."""
+        """Clients whose lane holds more than was taken."""
+        # RELAXED: a mere estimate; nothing is read from the lanes, and who submits right now may or may not count.
         return sum(p.lane is not None and p.lane.tail.load(shm.RELAXED) != p.lane.head for p in self.sessions.clients)
 
     def count_active(self) -> int:
