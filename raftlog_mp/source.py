@@ -19,6 +19,7 @@ from .findings import Plan, expected_header, make_plan
 from .index import IndexReader, from_slots, open_active, open_sealed
 from .link import Link
 from .manifest import Manifest
+from .ring import Get, ShortWay
 from .segment import SegmentReader, scan_records
 from .survey import survey
 from .term_history import runs_in_file, runs_in_records, runs_of_log
@@ -64,6 +65,14 @@ class _FileRing:
 
     def __init__(self, start: int, data: bytes) -> None:
         self._start, self._data = start, data
+
+    def floor(self, _order: int) -> int:
+        return self._start
+
+    def short_way(self, *_: Any) -> ShortWay:
+        """As :meth:`RingReader.short_way`: there is none, also because every read has to look at the manifest."""
+        otherwise: Get = _[-1]
+        return otherwise, lambda _last: None
 
     def copy(self, start: int, end: int) -> bytes | None:
         low, high = start - self._start, end - self._start
@@ -313,6 +322,11 @@ class Source:
         """The row of the manifest's ``lost`` that holds the entry; None if repair has not given it up."""
         found = self._manifest
         return found.lost_at(index) if found is not None and found.lost else None
+
+    def has_holes(self) -> bool:
+        """Whether repair has given up any entries."""
+        found = self._manifest
+        return found is not None and bool(found.lost)
 
     def before_lost(self, index: int, stop: int, info: SegmentInfo) -> int:
         """Up to which index entries from ``index`` on may be read in one go: ``stop``, the segment's end, or a hole."""

@@ -12,6 +12,7 @@ import pytest
 
 from raftlog_mp import format as fmt
 from raftlog_mp import manifest, shm, wakeup
+from raftlog_mp.chunk import entries_in
 from raftlog_mp.errors import CorruptLog, LogClosed, WriterUnavailable
 from raftlog_mp.reader import Reader
 from raftlog_mp.source import Source
@@ -112,10 +113,11 @@ def test_max_bytes_of_payload_but_one_entry_at_least(
     assert [entry.index for entry in batches.read(start, 12, max_bytes)] == list(indexes)
 
 
-def test_records_are_those_that_hold_the_range(batches: Reader) -> None:
-    found = [(fields[9], fields[4], len(body), low, high) for fields, body, low, high in batches.records(2, 7)]
-    assert [one[:2] for one in found] == [(1, 3), (4, 1), (5, 4)] and found[1][2] == 4
-    assert [one[3:] for one in found] == [(2, 4), (4, 5), (5, 7)], "which entries of each record are wanted"
+def test_batches_are_the_records_that_hold_the_range(batches: Reader) -> None:
+    found = batches.read_batches(2, 7, None)
+    assert [(batch.term, batch.first_index, batch.count) for batch in found] == [(1, 2, 2), (1, 4, 1), (2, 5, 2)]
+    assert [entry for batch in found for entry in batch.entries()] == batches.read(2, 7, None)
+    assert found[1].encoded == b"4444", "a whole record is what stands in the log"
 
 
 def test_a_range_over_marks_rolls_ring_and_files(log_dir: str) -> None:
@@ -263,8 +265,8 @@ def test_whoever_still_reads_when_the_handle_closes_is_told(log_dir: str) -> Non
     fill(journal, 100)
     reader, link = reader_of(log_dir, journal)
     assert reader.get(1) is not None
-    reading = reader.records(1, 101)
-    assert next(reading)[1] == payload(1)
+    reading = reader.parts(1, 101, entries_in)
+    assert next(reading)[0].payload == payload(1)
     link.view, link.closed = None, True  # the link goes first
     reader.close()
     reader.close()
