@@ -168,7 +168,8 @@ class Reader:
         if type(index) is not int:
             check_integer("index", index)
         for _ in range(TRIES):
-            if self._link.view is not self._view or self._view is None:
+            view = self._view
+            if view is None or (self._link.view is not view and not self._source.stands(view)):
                 self.view()  # a new writer, or none
             reached = self._upto
             # The order matters: last_index first (it acquires everything published up to it), then the catalog

@@ -128,7 +128,11 @@ class SegmentReader:
 
         None for all that takes a closer look: a record of several entries, a longer one, one that is not proved.
         """
-        raw = self._read(position, length)
+        offset = position + self._shift
+        try:
+            raw = self._files.pread(self._fd, length, offset) if offset >= fmt.DATA_OFFSET else b""
+        except OSError:
+            return None  # as in _read()
         if len(raw) < HEADER:
             return None
         magic, size, count, base, term, place = unpack_gist(raw)

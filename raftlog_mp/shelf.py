@@ -33,7 +33,10 @@ class Place(NamedTuple):
 def find_place(places: list[Place], index: int) -> Place | None:
     """The one that holds ``index``."""
     at = bisect_right(places, (index + 1,)) - 1  # a tuple of one sorts before all longer ones that begin alike
-    return places[at] if at >= 0 and index <= places[at].high else None
+    if at < 0:
+        return None
+    place = places[at]
+    return place if index <= place[1] else None
 
 
 class Shelf:

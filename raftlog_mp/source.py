@@ -218,6 +218,13 @@ class Source:
             self._file_view = self._read_files()
         return self.link.view or self._file_view
 
+    def stands(self, view: Any) -> bool:
+        """Whether ``view`` is what :meth:`view` would give for the files: the same look, and no step beyond it."""
+        return (
+            view is self._file_view is not None and self.link.view is None
+            and wakeup.now() - self._looked <= LOOK_SECONDS and not self._manifest_file.replaced()
+        )  # fmt: skip
+
     def _read_files(self) -> FileView:
         for _ in range(10):  # a writer may start, roll and stop while we look: then what we saw does not fit together
             self._manifest_file.open()  # before it is read: a file that replaces it later is noticed

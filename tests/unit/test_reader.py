@@ -84,6 +84,41 @@ def test_the_batch_that_was_decoded_last_is_kept(batches: Reader, monkeypatch: p
     assert decoded == [4, 3, 4]
 
 
+def test_a_get_that_was_bound_before_stays_right_through_every_change(log_dir: str) -> None:
+    """The short way belongs to one map of the log: an older one goes the long way, and finds the same."""
+    journal, _ = open_log(log_dir)
+    reader, link = reader_of(log_dir, journal)
+    bound = [reader.get]
+    assert bound[0](1) is None
+    append(journal, b"a")
+    append(journal, b"b")
+    append(journal, b"c")
+
+    def check(expected: dict[int, bytes]) -> None:
+        bound.append(reader.get)
+        for index in range(6):
+            entry = Entry(1, index, expected[index]) if index in expected else None
+            assert [get(index) for get in bound] == [entry] * len(bound), index
+
+    check({1: b"a", 2: b"b", 3: b"c"})
+    journal.roll()
+    check({1: b"a", 2: b"b", 3: b"c"})
+    append(journal, b"d")
+    check({1: b"a", 2: b"b", 3: b"c", 4: b"d"})
+    journal.replace_from(3, [], 7, 1)
+    check({1: b"a", 2: b"b"})
+    append(journal, b"C")
+    check({1: b"a", 2: b"b", 3: b"C"})
+    journal.purge_to(1)
+    check({2: b"b", 3: b"C"})
+    link.view, link.closed = None, True  # the link goes first
+    reader.close()
+    for get in bound[1:]:
+        with pytest.raises(LogClosed):
+            get(2)
+    stop(journal)
+
+
 # ---------------------------------------------------------------- ranges
 @pytest.mark.parametrize(("start", "stop"), [(1, 12), (2, 3), (3, 6), (6, 8), (8, 11), (11, 12), (5, 5), (7, 3)])
 def test_ranges_are_half_open_and_may_begin_and_end_inside_a_batch(batches: Reader, start: int, stop: int) -> None:
