@@ -208,19 +208,19 @@ class Reader:
         view, cached, term, first, payloads = self._batch
         if cached == position and view is self._view:
             return Entry(term, index, payloads[index - first])
-        ring = self._ring
-        found = None
+        following = slots[at + 1] if at + 1 < len(slots) else 0
+        alone = position != following and (at == 0 or position != slots[at - 1])
+        ring, found = self._ring, None
         if ring.floor(ACQUIRE) <= position:
-            entry = short_way(index)
+            entry = short_way(index) if alone else None
             if entry is not None:
                 return entry
-            found = ring.record(position)  # of several entries, or one that wraps
+            found = ring.record(position)
         if found is None:
             # Lapped: what lies below the floor is durable, so the segment file has it.
             self.lapped_reads += 1
             segment = self._segment(info)
-            following = slots[at + 1] if at + 1 < len(slots) else 0
-            if following != position:  # it is the last entry of its record, most often the only one
+            if alone:
                 length = following - position
                 length = length if 0 < length <= CHUNK_BYTES else SMALL_BYTES
                 entry = segment.entry(position, index, length, prove=self._verify)
