@@ -14,9 +14,9 @@ from typing import Any, Generic, TypeVar
 from crc32c import crc32c
 
 from . import errors, layout, shm, wakeup
-from . import format as fmt
 from .answers import Answer, closed_early, no_answer, refusal
 from .arguments import Payload, check_payloads, too_large
+from .bodies import pack_body
 from .config import check_timeout
 from .lane import LaneProducer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
@@ -111,7 +111,7 @@ class Client:
             longest = max(map(len, entries))
             if longest > entry_limit:
                 raise too_large("entry", longest, entry_limit)
-            body = fmt.pack_body(entries)
+            body = pack_body(entries)
             if len(body) > batch_limit:
                 raise too_large("batch", len(body), batch_limit)
         flags = 0 if term is None else FLAG_TERM_GIVEN

@@ -45,7 +45,8 @@ class Follower(Iterator[Entry]):
         word = {"visible": "last_index", "durable": "durable_index", "committed": "commit_index"}[upto]
 
         def limit() -> int:
-            control = self._reader.view().control
+            calm = self._reader.calm(self._era)  # one load: nothing to find out about the view then
+            control = (self._era.view if calm else self._reader.view()).control
             # SEQ_CST: the sleeper's re-check; and it acquires the entries published before the frontier moved.
             return int(min(getattr(control, word).load(shm.SEQ_CST), control.last_index.load(shm.SEQ_CST)))
 
@@ -105,6 +106,8 @@ class Follower(Iterator[Entry]):
             raise truncated(yielded, self._reader)
 
     def _fill(self) -> None:
+        if self._limit() == self._next and self._take_next():
+            return
         if self._reader.era() != self._era:
             self._look_back()  # looking at the frontiers may have shown it; entries are only taken from our own era
         limit = self._limit()
@@ -117,16 +120,12 @@ class Follower(Iterator[Entry]):
             if not moved:
                 raise StopIteration
             self._check()
-            if self._reader.era() != self._era:
-                self._look_back()
-            limit = self._limit()
+            return  # the caller comes again
         first = self._reader.view().control.first_index.load(shm.ACQUIRE)
         if self._next < first:
             if self._reader.era() != self._era:
                 self._look_back()  # what was yielded may be gone: that comes first
             raise compacted(self._next, first)
-        if limit < self._next:
-            return
         with contextlib.suppress(Overtaken):  # then the era has changed: the caller looks back, and again
             stop = min(limit + 1, self._next + BATCH_ENTRIES)
             entries = self._reader.read(self._next, stop, BATCH_BYTES, self._era)
@@ -134,6 +133,15 @@ class Follower(Iterator[Entry]):
                 self._buffer.extend(entries)
             else:
                 self._look_back()
+
+    def _take_next(self) -> bool:
+        """The one entry that came, where nothing else has happened: the common case of who waits."""
+        entry = self._reader.get(self._next)
+        # If the version is our era's now, it was when the entry was read: it is of our own era.
+        if entry is None or not self._reader.calm(self._era):
+            return False
+        self._buffer.append(entry)
+        return True
 
 
 def truncated(log_id: LogId, reader: Reader) -> errors.Truncated:

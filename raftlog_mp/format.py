@@ -27,6 +27,7 @@ The body of one entry is its payload, raw; of several, a msgpack array of byte s
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
@@ -104,6 +105,28 @@ _RECORD_TAIL = struct.Struct("<IIIHHQQQQQQQQ")
 RECORD_HEADER = struct.Struct("<4sIIIIHHQQQQQQQQ")
 RECORD_BYTES = RECORD_HEADER.size
 assert RECORD_BYTES == 88 == _RECORD_HEAD.size + _RECORD_TAIL.size
+# What a reader decides by, out of the same bytes: magic, body bytes, count, base index, term, position.  Decoding six
+# fields takes half the time of all fifteen.
+RECORD_GIST = struct.Struct("<4s8xII20xQQQ24x")
+RECORD_CRCS = struct.Struct("<4xII76x")  # the two checksums: of the header from byte 8 on, of the body
+assert RECORD_GIST.size == RECORD_CRCS.size == RECORD_BYTES
+
+
+@lru_cache(maxsize=16)
+def lone_record(body_bytes: int) -> struct.Struct:
+    """``RECORD_GIST`` without the magic, and the ``body_bytes`` that follow the header."""
+    return struct.Struct(f"<12xII20xQQQ24x{body_bytes}s")
+
+
+@lru_cache(maxsize=16)
+def like_records(records: int, body_bytes: int) -> tuple[struct.Struct, struct.Struct]:
+    """Decoders of ``records`` records back to back whose bodies are alike long: one call for all of them.
+
+    The first gives magic, body crc, body bytes, count, base index, term, position and body of each, the second header
+    crc and what that covers.
+    """
+    fields = f"4s4xIII20xQQQ24x{body_bytes}s"
+    return struct.Struct("<" + fields * records), struct.Struct("<" + f"4xI80s{body_bytes}x" * records)
 
 
 class RecordHeader(NamedTuple):
@@ -181,24 +204,6 @@ def read_record_header(buffer: Any, offset: int) -> RecordHeader | None:
         return None
     header = RecordHeader._make(RECORD_HEADER.unpack(raw))
     return header if crc32c(raw[8:]) == header.header_crc else None
-
-
-def pack_body(payloads: list[bytes]) -> bytes:
-    """The body of a batch: the payload itself for one entry, a msgpack array for several."""
-    return payloads[0] if len(payloads) == 1 else msgpack.packb(payloads)
-
-
-def unpack_body(body: bytes, count: int) -> list[bytes]:
-    """The payloads of a body.  Raises ``ValueError`` unless it is exactly ``count`` byte strings."""
-    if count == 1:
-        return [body]
-    try:
-        payloads = msgpack.unpackb(body, raw=False, max_array_len=count, max_map_len=0, max_ext_len=0, max_str_len=0)
-    except Exception as error:  # msgpack raises half a dozen kinds for hostile bytes
-        raise ValueError(f"batch body is no msgpack array: {error}") from None
-    if type(payloads) is not list or len(payloads) != count or set(map(type, payloads)) != {bytes}:
-        raise ValueError(f"batch body is not an array of {count} byte strings")
-    return payloads
 
 
 # ---------------------------------------------------------------- envelopes of one block

@@ -11,9 +11,9 @@ from typing import Any
 
 from crc32c import crc32c
 
-from . import bodies as batch_bodies
 from . import errors, layout, shm, wakeup
 from . import format as fmt
+from .bodies import even_length, unpack_body
 from .journal import Journal
 from .lane import Completion, LaneConsumer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, SUBMISSION_BYTES
@@ -270,10 +270,10 @@ class Intake:
             return (layout.TOO_LARGE, limit) if len(body) > limit else None
         if len(body) > self.config.batch_bytes_limit:
             return layout.TOO_LARGE, self.config.batch_bytes_limit
-        longest = batch_bodies.even_length(body, count) if count >= EVEN_FROM else None
+        longest = even_length(body, count) if count >= EVEN_FROM else None
         if longest is None:
             try:
-                longest = max(map(len, fmt.unpack_body(body, count)))
+                longest = max(map(len, unpack_body(body, count)))
             except ValueError:
                 return layout.MALFORMED, 0
         return (layout.TOO_LARGE, limit) if longest > limit else None

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from . import errors, hard_state, layout, place, shm
 from .arguments import as_log_id, check_index
-from .batches import EntryBatch, take
+from .batches import EntryBatch
 from .client import check_failed, deadline_of
 from .config import LogConfig, check_integer, check_timeout
 from .era import Era, Overtaken
@@ -52,11 +52,7 @@ class LogReader:
     # ------------------------------------------------------------ entries
     def get(self, index: int) -> Entry | None:
         """The entry at ``index``, or None outside ``first_index..last_index``."""
-        if type(index) is not int:
-            check_integer("index", index)
-        if self._link.closed:
-            self._link.check_open()
-        return self._reader.get(index)
+        return self._reader.get(index)  # which tells what is no index, and that the handle was closed
 
     def read(self, start: int, stop: int | None = None, max_bytes: int | None = None) -> list[Entry]:
         """Entries ``start..stop-1`` (``stop=None``: to the end).
@@ -73,10 +69,7 @@ class LogReader:
 
         Clips and raises as :meth:`read`; ``max_bytes`` counts encoded bytes, and one batch is always given.
         """
-        records = self._reader.records
-        return self._range(
-            start, stop, max_bytes, lambda low, high, limit, era: take(records(low, high, era), limit)
-        )
+        return self._range(start, stop, max_bytes, self._reader.read_batches)
 
     def _range(
         self, start: int, stop: int | None, max_bytes: int | None, read: Callable[[int, int, int | None, Era], list[T]]

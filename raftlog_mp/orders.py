@@ -13,6 +13,7 @@ from crc32c import crc32c
 
 from . import errors, layout
 from . import format as fmt
+from .bodies import pack_body, unpack_body
 from .errors import RaftLogError
 from .journal import Journal
 from .lane import Completion
@@ -134,7 +135,7 @@ class Orders:
             longest = length
             if entries > 1:
                 try:
-                    longest = max(map(len, fmt.unpack_body(part, entries)))
+                    longest = max(map(len, unpack_body(part, entries)))
                 except ValueError:
                     return layout.MALFORMED
             if longest > config.entry_bytes_limit:
@@ -249,8 +250,8 @@ def _without(batches: list[Batch], skip: int) -> list[Batch]:
             skip -= batch.count
             continue
         if skip:
-            payloads = fmt.unpack_body(batch.body, batch.count)[skip:]
-            body = payloads[0] if len(payloads) == 1 else fmt.pack_body(payloads)
+            payloads = unpack_body(batch.body, batch.count)[skip:]
+            body = payloads[0] if len(payloads) == 1 else pack_body(payloads)
             batch = Batch(body, crc32c(body), len(payloads), batch.term)
             skip = 0
         rest.append(batch)

@@ -7,41 +7,50 @@ the position and index that were looked for; bytes from a segment file must prov
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import repeat
 from typing import Any, TypeVar
 
 from . import errors, shm, wakeup
 from . import format as fmt
+from .batches import EntryBatch
+from .bodies import unpack_body
 from .catalog import SegmentInfo
+from .chunk import SMALL_BYTES, Decode, batches_in, end_of, entries_in, fitting
+from .config import check_integer
 from .era import Era, Gone, Overtaken
-from .files import Files, join
+from .files import Files
 from .index import IndexReader
 from .link import RETRY_SECONDS
-from .segment import SegmentReader, proves, whole_records
+from .ring import Get
+from .segment import SegmentReader, proves
+from .shelf import Place, Shelf, copy_from_file, copy_from_ring, find_place, unreadable
+from .shm import ACQUIRE
 from .source import Source
 from .types import Entry
 
 CHUNK_BYTES = 256 * 1024  # of one copy during a range read
-OPEN_SEGMENTS = 64  # open at once in one handle
 TRIES = 100  # a reader that is overtaken again and again by rolls gives up; each try sees a newer catalog
 
-Fields = tuple[Any, ...]
 T = TypeVar("T")
+Reached = tuple[int, int, Callable[[int], None]]  # what the short way serves: last index, first, how to tell it of more
+NO_BATCH: tuple[Any, int, int, int, list[bytes]] = (None, -1, 0, 0, [])
 
 
 class Reader:
     """The reading half of a handle.  Safe to use from several threads."""
 
     def __init__(self, source: Source, files: Files, directory: str) -> None:
-        self._source, self._files, self._directory = source, files, directory
+        self._source, self._directory = source, directory
         self._link = source.link
-        self._segments: OrderedDict[tuple[int, bool], SegmentReader] = OrderedDict()
-        self._indexes: OrderedDict[int, IndexReader] = OrderedDict()
+        self._shelf = Shelf(files, directory, source.index_of)
         self._lock = threading.Lock()
-        self._batch: tuple[Any, int, list[bytes]] = (None, -1, [])  # view, position, payloads of the one decoded last
+        # Of the batch that was decoded last: view, position, term, base index, payloads.
+        self._batch = NO_BATCH
+        #: The entry at an index, or None outside ``first_index..last_index``.  Another function with each map; an
+        #: older one still serves, by the long way.
+        self.get: Get = self._get_slowly
+        self._upto: Reached = (0, 1, lambda _last: None)
         self._view: Any = None
         self._seen = -1  # catalog version that the map below belongs to
         self._epoch = 0
@@ -50,10 +59,11 @@ class Reader:
     def renew_lock(self) -> None:
         """In a forked child: another thread of the parent may have held it."""
         self._lock = threading.Lock()
+        self._shelf.renew_lock()
 
     # ------------------------------------------------------------ the view
-    def _settle(self) -> None:
-        """Take over the current view and its catalog.  Bound C-level callables keep the hot path short."""
+    def _settle(self) -> bool:
+        """Take over the current view and its catalog; False if that cannot be had, and the map we hold has to do."""
         with self._lock:
             for _ in range(TRIES):
                 view = self._source.view()
@@ -61,7 +71,7 @@ class Reader:
                 epoch = view.control.epoch.load(shm.ACQUIRE)
                 if epoch & 1:
                     if not self._source.outlast(view) and view is self._view:
-                        return  # its writer died in a change, and there is no other: the map we hold stays readable
+                        return False  # its writer died in a change, and there is no other
                     continue
                 version = view.control.catalog_version.load(shm.ACQUIRE)
                 active = self._source.refresh(view)
@@ -70,14 +80,14 @@ class Reader:
                         view.control.catalog_version.load(shm.ACQUIRE), view.control.epoch.load(shm.ACQUIRE),
                     ):  # fmt: skip
                         self._adopt(Era(view, version, epoch), active)
-                        return
+                        return True
                 else:
                     self._link.look()
                     if not self._link.connected:
                         # The writer of this view is gone and no other can be reached: what it had published stays
                         # readable through the map we hold.  _seen stays stale, so the next read looks again.
                         if view is self._view:
-                            return
+                            return False
                         self._source.forget(view)
                 wakeup.pause(RETRY_SECONDS)
         raise errors.WriterUnavailable(f"the catalog of {self._directory} kept changing; try again")
@@ -85,12 +95,9 @@ class Reader:
     def _adopt(self, era: Era, active: IndexReader) -> None:
         view, control = era.view, era.view.control
         if view is not self._view:
-            self._segments.clear()
-            self._indexes.clear()
-        else:  # files that are gone give their space back only when nobody holds them
-            live = self._source.catalog().ids()
-            for gone in ({key[0] for key in self._segments} | set(self._indexes)) - live:
-                self._let_go(gone)
+            self._shelf.clear()
+        else:
+            self._shelf.keep_only(self._source.catalog().ids())
         self._verify, self._populate = view.config.verify_reads, view.config.strategy == "mem_first"
         self._first = partial(control.first_index.load, shm.ACQUIRE)
         # SEQ_CST: acquires everything published up to the index, and serves as a sleeper's re-check.
@@ -102,6 +109,19 @@ class Reader:
         # One tuple, so that a thread without the lock sees base and slots of the same index.
         self._active = (active.base_index, active.slots, active)
         self._view, self._seen, self._epoch = era
+        self._shelf.forget_places()
+        self._find_short_way()
+
+    def _find_short_way(self) -> None:
+        """With the lock held."""
+        # A purge stores the new first index after the version: while that stands, so does what is loaded here.
+        (base, slots, _), last = self._active, self._last()
+        low = max(self._first(), base)
+        self.get, reach = self._ring.short_way(
+            self._link, self._view, self._view.control.catalog_version.load, self._seen, low, last, base, slots,
+            self._get_slowly,
+        )  # fmt: skip
+        self._upto = last, low, reach
 
     def view(self) -> Any:
         """The view in force, settled."""
@@ -145,67 +165,101 @@ class Reader:
         )
 
     # ------------------------------------------------------------ one entry
-    def get(self, index: int) -> Entry | None:
-        """The entry at ``index``, or None outside ``first_index..last_index``."""
-        if self._link.view is not self._view or self._view is None:
-            self.view()  # a new writer, or none yet
-        # The order matters: last_index first (it acquires everything published up to it), then the catalog version:
-        # a roll that happened before `index` was published is then visible, so the map used below is new enough.
-        inside = self._first() <= index <= self._last()
-        while self._version() != self._seen:
-            self._settle()
-            inside = self._first() <= index <= self._last()
-        if not inside:
-            self._source.check_readable(index)
-            return None
-        base, slots, _ = self._active
-        if index >= base:
-            position = slots[index - base]
-            found = self._ring.record(position)
-            if found is not None:
-                entry = self._entry_in(found[0], found[1], position, index)
-                if entry is not None:
-                    return entry
-        return self._get_slowly(index)
-
     def _get_slowly(self, index: int) -> Entry | None:
-        for attempt in range(TRIES):
-            if attempt:  # get() has just settled it
-                self.view()
-            if not self._first() <= index <= self._last():
+        if type(index) is not int:
+            check_integer("index", index)
+        for _ in range(TRIES):
+            view = self._view
+            if view is None or (self._link.view is not view and not self._source.stands(view)):
+                self.view()  # a new writer, or none
+            reached = self._upto
+            # The order matters: last_index first (it acquires everything published up to it), then the catalog
+            # version: a roll that happened before `index` was published is then visible, so the map used below is new
+            # enough.
+            first, last = self._first(), self._last()
+            if self._version() != self._seen and self._settle():
+                continue
+            if not first <= index <= last:
+                self._source.check_readable(index)
                 return None
+            if last > reached[0]:
+                self._reach(last, reached)
             try:
-                return self._get_from_file(index)
+                return self._get_from_place(index)
             except Overtaken:
                 wakeup.pause(RETRY_SECONDS / 10)
         raise errors.WriterUnavailable(f"{self._directory} kept changing; try again")
 
-    def _get_from_file(self, index: int) -> Entry | None:
-        info, position = self._locate(index)
-        found = self._ring.record(position)
+    def _reach(self, last: int, reached: Reached) -> None:
+        """Tell the short way of newer entries, if it still is the one of which the caller has ``reached``."""
+        with self._lock:
+            if self._upto is reached:
+                before, low, reach = reached
+                if before < low:
+                    self._find_short_way()  # the first entries: now it can guess how long they are
+                else:
+                    reach(last)
+                    self._upto = last, low, reach
+
+    def _get_from_place(self, index: int) -> Entry | None:
+        places = self._shelf.places
+        _, _, base, slots, info, short_way = find_place(places, index) or self._open_place(index, places)
+        at = index - base
+        position = slots[at]
+        view, cached, term, first, payloads = self._batch
+        if cached == position and view is self._view:
+            return Entry(term, index, payloads[index - first])
+        following = slots[at + 1] if at + 1 < len(slots) else 0
+        alone = position != following and (at == 0 or position != slots[at - 1])
+        ring, found = self._ring, None
+        if ring.floor(ACQUIRE) <= position:
+            entry = short_way(index) if alone else None
+            if entry is not None:
+                return entry
+            found = ring.record(position)
         if found is None:
             # Lapped: what lies below the floor is durable, so the segment file has it.
             self.lapped_reads += 1
-            found = self._segment(info).record(position)
-            if found is None or (self._verify and not proves(*found)):
+            segment = self._segment(info)
+            if alone:
+                length = following - position
+                length = length if 0 < length <= CHUNK_BYTES else SMALL_BYTES
+                entry = segment.entry(position, index, length, prove=self._verify)
+                if entry is not None:
+                    return entry
+            found = segment.record(position)
+            if found is not None and self._verify and not proves(*found):
                 found = None
         entry = self._entry_in(found[0], found[1], position, index) if found is not None else None
         if entry is None:  # damaged, or overtaken by a change: the range read looks again, and names the damage
             return next(iter(self.read(index, index + 1, None)), None)
         return entry
 
-    def _entry_in(self, fields: Fields, body: bytes, position: int, index: int) -> Entry | None:
+    def _open_place(self, index: int, places: list[Place]) -> Place:
+        """Where ``index`` is looked up; kept among ``places`` for the next look."""
+        info, found = self._locate(index)
+        base, high = found.base_index, found.base_index + len(found.slots) - 1
+        if index < self._active[0] and info.last_index is not None:
+            high = min(high, info.last_index)
+        low = max(info.base_index, base)
+        short_way, _ = self._ring.short_way(
+            self._link, self._view, self._view.control.catalog_version.load, self._seen, low, high, base, found.slots,
+            lambda _index: None,
+        )  # fmt: skip
+        place = Place(low, high, base, found.slots, info, short_way)
+        if not self._source.has_holes():  # beside a hole, each look is a new one
+            self._shelf.add(place, places)
+        return place
+
+    def _entry_in(self, fields: tuple[Any, ...], body: bytes, position: int, index: int) -> Entry | None:
         """The entry out of a record copy, or None if the record is not the one looked for."""
-        count, base = fields[4], fields[9]
+        count, base, term = fields[4], fields[9], fields[10]
         if fields[0] != fmt.RECORD_MAGIC or fields[11] != position or not base <= index < base + count:
             return None
-        if count == 1:
-            return Entry(fields[10], index, body)
-        view, cached_position, payloads = self._batch
-        if cached_position != position or view is not self._view:
-            payloads = fmt.unpack_body(body, count)
-            self._batch = (self._view, position, payloads)
-        return Entry(fields[10], index, payloads[index - base])
+        payloads = unpack_body(body, count)
+        if count > 1:
+            self._batch = (self._view, position, term, base, payloads)
+        return Entry(term, index, payloads[index - base])
 
     # ------------------------------------------------------------ ranges
     def read(self, start: int, stop: int, max_bytes: int | None, era: Era | None = None) -> list[Entry]:
@@ -213,148 +267,102 @@ class Reader:
 
         ``era``: when the caller saw that these entries are there; :class:`Overtaken` if that is no longer so.
         """
-        entries: list[Entry] = []
+        return self._collect(start, stop, max_bytes, era, entries_in, lambda entry: len(entry.payload))
+
+    def read_batches(
+        self, start: int, stop: int, max_bytes: int | None, era: Era | None = None
+    ) -> list[EntryBatch]:
+        """As :meth:`read`, but the records as they stand; ``max_bytes`` counts encoded bytes."""
+        return self._collect(start, stop, max_bytes, era, batches_in, lambda batch: len(batch.encoded))
+
+    def _collect(
+        self, start: int, stop: int, max_bytes: int | None, era: Era | None, decode: Decode[T],
+        size_of: Callable[[T], int],
+    ) -> list[T]:  # fmt: skip
+        items: list[T] = []
+        left = max_bytes
         try:
-            for fields, body, low, high in self.records(start, stop, era):
-                term, base, count = fields[10], fields[9], fields[4]
-                if count == 1:
-                    batch = [Entry(term, base, body)]
-                else:
-                    payloads = fmt.unpack_body(body, count)
-                    batch = list(map(Entry, repeat(term), range(low, high), payloads[low - base : high - base]))
-                if max_bytes is None:
-                    entries += batch
-                    continue
-                for entry in batch:
-                    max_bytes -= len(entry.payload)
-                    if max_bytes < 0 and entries:
-                        return entries
-                    entries.append(entry)
+            for part in self.parts(start, stop, decode, max_bytes, era):
+                if left is not None:
+                    sizes = list(map(size_of, part))
+                    used = sum(sizes)
+                    if used > left:
+                        return items + fitting(part, sizes, left, always=not items)
+                    left -= used
+                items += part
         except errors.CorruptLog:
-            if max_bytes is None or not entries:
+            if max_bytes is None or not items:
                 raise  # who sets a limit gets what stands before the damage; the next call names it
-        return entries
+        return items
 
-    def records(self, start: int, stop: int, era: Era | None = None) -> Iterator[tuple[Fields, bytes, int, int]]:
-        """``(header fields, body, low, high)`` of the records that hold entries ``start..stop-1``, in order, proved.
+    def parts(
+        self, start: int, stop: int, decode: Decode[T], max_bytes: int | None = None, era: Era | None = None
+    ) -> Iterator[list[T]]:
+        """What ``decode`` finds in entries ``start..stop-1``, chunk by chunk, in order, proved.
 
-        ``low..high-1`` are the wanted entries of the record: a truncation may have cut a batch.  :class:`Overtaken` if
-        something was taken off the log since the first of them was looked for.
+        :class:`Overtaken` if something was taken off the log since the first of them was looked for.
         """
         index, tries, era = start, 0, era or self.era()
+        chunk_bytes = CHUNK_BYTES if max_bytes is None else min(max(max_bytes, SMALL_BYTES), CHUNK_BYTES)
         while index < stop:
             if not self.calm(era):
                 now = self.era()
                 if now.view is not era.view or now.epoch != era.epoch:
                     raise Overtaken
                 era = now
-            info, position = self._locate(index)
-            data, durable_copy = self._copy(info, position)
-            before, limit = index, self._source.before_lost(index, stop, info)
-            for fields, body in whole_records(data, position):
-                base, count = fields[9], fields[4]
-                if durable_copy and self._verify and not proves(fields, body):
-                    if index > before:
-                        break  # it may hold none of the wanted entries: the index knows
-                    raise self._damaged_record(info, fields[11], index)
-                if count:
-                    if not base <= index < base + count:
-                        break  # not the record the index promised: look again
-                    high = min(base + count, limit)
-                    yield fields, body, index, high
-                    index = high
-                    if index >= limit:
-                        break  # what follows in the stream belongs to another segment, or was cut off
-            if index == before:
-                tries += 1
-                if tries > (3 if durable_copy else TRIES):
-                    raise self._damaged_record(info, position, index)
-                if durable_copy:
-                    self._forget(info.segment_id)
-                    self._settle()
-            else:
-                tries = 0
-
-    def _copy(self, info: SegmentInfo, position: int) -> tuple[bytes, bool]:
-        """A true copy of stream bytes from a record border on: ``(bytes, from a file)``; at least one whole record."""
-        ring = self._ring
-        head = ring.copy(position, position + fmt.RECORD_BYTES)
-        if head is not None:
-            fields = fmt.RECORD_HEADER.unpack(head)
-            limit = min(self._published(), position + CHUNK_BYTES)
-            end = max(position + fmt.RECORD_BYTES + fields[3], limit)
-            data = ring.copy(position, end)
-            if data is not None:
-                return data, False
-        segment = self._segment(info)
-        end_of_segment = info.end if info.end is not None else self._durable()
-        length = fmt.RECORD_BYTES
-        head = segment.copy(position, position + length)
-        if len(head) == length:
-            length += fmt.RECORD_HEADER.unpack(head)[3]
-        end = min(end_of_segment, max(position + length, position + CHUNK_BYTES))
-        return segment.copy(position, end), True
+            info, found = self._locate(index)
+            position = found.slots[index - found.base_index]
+            limit = self._source.before_lost(index, stop, info)
+            end = min(position + chunk_bytes, end_of(found.slots, limit - 1 - found.base_index))
+            data = copy_from_ring(self._ring, position, min(end, self._published()))
+            from_file = data is None
+            if data is None:
+                end_of_segment = info.end if info.end is not None else self._durable()
+                data = copy_from_file(self._segment(info), position, end, end_of_segment)
+            part, due = decode(data, position, index, limit, prove=from_file and self._verify)
+            if due > index:
+                index, tries = due, 0
+                yield part
+                continue
+            # Not the record that the index promised, or not a proved one: look again.
+            tries += 1
+            if tries > (3 if from_file else TRIES):
+                raise self._damaged_record(info, position, index)
+            if from_file:
+                self._shelf.let_go(info.segment_id)
+                self._settle()
 
     # ------------------------------------------------------------ where
-    def _locate(self, index: int) -> tuple[SegmentInfo, int]:
-        """The segment and stream position of the record that holds ``index``."""
+    def _locate(self, index: int) -> tuple[SegmentInfo, IndexReader]:
+        """The segment that holds ``index``, and the index that tells its position."""
         lost = self._source.lost_at(index)
         if lost is not None:
             raise Overtaken if self._overtaken(lost[0], lost[1]) else self._source.loss(lost)
         info = self._source.catalog().find(index)
         if info is None:
             raise self._damage(None, 0, index, index)
-        base, active_slots, _ = self._active
+        base, slots, active = self._active
         if index >= base:
-            position = active_slots[index - base] if index - base < len(active_slots) else -1
-            if position < info.start:  # a slot that was never written: the log was longer when the caller looked
+            at = index - base
+            if at >= len(slots) or slots[at] < info.start:  # never written: the log was longer when the caller looked
                 raise Overtaken
-            return info, position
-        slots = self._index(info)
-        at = index - slots.base_index
-        if not 0 <= at < len(slots.slots):
+            return info, active
+        found = self._index(info)
+        if not 0 <= index - found.base_index < len(found.slots):
             raise self._damage(info, info.start, index, info.last_index)
-        return info, slots.slots[at]
+        return info, found
 
     def _segment(self, info: SegmentInfo) -> SegmentReader:
-        """The bytes of a segment, from a small cache; what is evicted goes with its last user."""
-        key = (info.segment_id, info.sealed)
-        segment = self._segments.get(key)
-        if segment is None:
-            path = join(self._directory, fmt.segment_name(info.segment_id))
-            try:
-                populate = self._populate and info.sealed
-                segment = SegmentReader(self._files, path, info.start, populate=populate)
-            except (OSError, ValueError):
-                raise self._damage(info, info.start, info.base_index, info.last_index) from None
-            self._keep(self._segments, key, segment)
-        return segment
+        try:
+            return self._shelf.segment(info, populate=self._populate)
+        except (OSError, ValueError):
+            raise self._damage(info, info.start, info.base_index, info.last_index) from None
 
     def _index(self, info: SegmentInfo) -> IndexReader:
-        """The index of a sealed segment, from a small cache."""
-        index = self._indexes.get(info.segment_id)
-        if index is None:
-            segment = self._segment(info)
-            if not info.sealed:  # its index is the active one; the catalog is behind
-                raise self._damage(info, info.start, info.base_index, info.last_index)
-            index = self._source.index_of(info, segment)
-            self._keep(self._indexes, info.segment_id, index)
-        return index
-
-    def _keep(self, cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-        with self._lock:
-            cache[key] = value
-            while len(cache) > OPEN_SEGMENTS:
-                cache.popitem(last=False)
-
-    def _forget(self, segment_id: int) -> None:
-        with self._lock:
-            self._let_go(segment_id)
-
-    def _let_go(self, segment_id: int) -> None:
-        self._segments.pop((segment_id, True), None)
-        self._segments.pop((segment_id, False), None)
-        self._indexes.pop(segment_id, None)
+        segment = self._segment(info)
+        if not info.sealed:  # its index is the active one; the catalog is behind
+            raise self._damage(info, info.start, info.base_index, info.last_index)
+        return self._shelf.index(info, segment)
 
     def _damaged_record(self, info: SegmentInfo, position: int, index: int) -> Exception:
         """The error for a record: all its entries, those whose index slots name its position, are concerned."""
@@ -378,21 +386,14 @@ class Reader:
     def _damage(self, info: SegmentInfo | None, position: int, first: int, last: int | None) -> Exception:
         if self._overtaken(first, last):
             return Overtaken()
-        name = fmt.segment_name(info.segment_id) if info is not None else fmt.MANIFEST_NAME
-        offset = fmt.DATA_OFFSET + position - info.start if info is not None else 0
-        what = f"entry {first}" if first == last else f"entries {first} to {last if last is not None else 'the last'}"
-        return fmt.corrupt(
-            f"{what} cannot be read from {join(self._directory, name)} at offset {offset}: "
-            "the record is missing or fails its checksum",
-            segment=name, offset=offset, first_index=first, last_index=last,
-        )  # fmt: skip
+        return unreadable(self._directory, info, position, first, last)
 
     def close(self) -> None:
         """Let go of every mapping; whoever still reads gets :class:`LogClosed`."""
         with self._lock:
-            self._segments.clear()
-            self._indexes.clear()
-            self._batch = (None, -1, [])
+            self._shelf.clear()
+            self._batch = NO_BATCH
             gone: Any = Gone(self._directory)
+            self.get = gone
             self._view = self._ring = self._active = gone
             self._first = self._last = self._version = self._published = self._durable = gone

@@ -12,6 +12,7 @@ from . import format as fmt
 from .answers import Answer
 from .arguments import check_batches, check_entries, check_hard_state, check_index, check_log_id, check_term, too_large
 from .batches import EntryBatch, runs_of
+from .bodies import pack_body
 from .client import Client
 from .layout import ENTRY_RUN, FLAG_TERM_GIVEN
 from .protocol import BOUNDARY_INDEX_MAX, HARD_STATE_BYTES_MAX, pack_hard_state
@@ -51,7 +52,7 @@ class Requests:
             longest = max(map(len, payloads))
             if longest > entry_limit:
                 raise too_large("entry", longest, entry_limit)
-            found.append((term, len(payloads), fmt.pack_body(payloads)))
+            found.append((term, len(payloads), pack_body(payloads)))
         return found
 
     def _pack(self, runs: list[tuple[int, int, bytes]], timeout: Timeout) -> tuple[bytes, list[bytes]]:

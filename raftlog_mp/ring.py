@@ -7,11 +7,18 @@ reader looks at it *after* it copied; so a reader either has true bytes or knows
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import format as fmt
 from . import shm
+from .shm import ACQUIRE, fence
+from .types import Entry
 
+Get = Callable[[int], Entry | None]
+ShortWay = tuple[Get, Callable[[int], None]]
+GUESS_BYTES_MAX = 1024  # beyond it, copying what turns out to be wrong costs more than a call
+unpack_gist, HEADER = fmt.RECORD_GIST.unpack_from, fmt.RECORD_BYTES
 
 class RingWriter:
     """The writer's side: the only process that stores into the ring."""
@@ -66,11 +73,11 @@ class RingReader:
         self._mapping = mapping
         self._data = mapping.data
         self.ring_bytes = mapping.length
-        self._floor = floor_cell.load
+        self.floor = floor_cell.load  # the oldest position that is whole; no true bytes below it
 
     def copy(self, start: int, end: int) -> bytes | None:
         """A true copy of the published bytes ``[start, end)``, or None if the ring has moved on."""
-        if end - start > self.ring_bytes or self._floor(shm.ACQUIRE) > start:
+        if end - start > self.ring_bytes or self.floor(ACQUIRE) > start:
             return None
         low, length = start % self.ring_bytes, end - start
         high = low + length
@@ -80,12 +87,12 @@ class RingReader:
             data = self._data[low:] + self._data[: high - self.ring_bytes]
         # The copy above must be complete before the floor is looked at again: if the floor has not passed
         # `start` by now, no byte of the copy was overwritten while it was made (writer: floor, fence, bytes).
-        shm.fence(shm.ACQUIRE)
-        return data if self._floor(shm.ACQUIRE) <= start else None
+        fence(ACQUIRE)
+        return data if self.floor(ACQUIRE) <= start else None
 
     def record(self, position: int) -> tuple[tuple[Any, ...], bytes] | None:
         """``(header fields, body)`` of the published record at ``position``, or None if lapped."""
-        if self._floor(shm.ACQUIRE) > position:
+        if self.floor(ACQUIRE) > position:
             return None
         low = position % self.ring_bytes
         start = low + fmt.RECORD_BYTES
@@ -103,8 +110,59 @@ class RingReader:
         else:
             body = self._data[start:] + self._data[: stop - self.ring_bytes]
         # As in copy(): header and body were copied before this look at the floor.
-        shm.fence(shm.ACQUIRE)
-        return (fields, body) if self._floor(shm.ACQUIRE) <= position else None
+        fence(ACQUIRE)
+        return (fields, body) if self.floor(ACQUIRE) <= position else None
+
+    def short_way(
+        self, link: Any, view: Any, version: Callable[[int], int], seen: int, low: int, upto: int, base: int,
+        slots: Sequence[int], otherwise: Get,
+    ) -> ShortWay:  # fmt: skip
+        """A function that gets one entry, and one that tells it of a higher ``upto``.
+
+        It serves entries ``low..upto``, whose positions are ``slots[index - base]``, while ``link.view is view`` and
+        the catalog's ``version`` is still the one ``seen`` when all of this was found; and of those the ones that
+        stand alone in a record of the ring.  Everything else, all that is no index included, goes ``otherwise``.
+        One function with everything bound to it: of such a get each further call costs a tenth.
+        """
+        data, ring_bytes, floor = self._data, self.ring_bytes, self.floor
+        # How long a body is, is guessed, so that one call decodes header and body.  A wrong guess costs a slice.
+        guess = self._body_bytes(slots[upto - base]) if low <= upto < base + len(slots) else 0
+        unpack = fmt.lone_record(guess).unpack_from
+        last_whole = ring_bytes - HEADER - guess  # what begins behind it may wrap
+
+        def get(index: int) -> Entry | None:
+            # `upto` was loaded while the version stood at `seen`.  Nothing is taken off the log before the version
+            # moves: if it is still the same now, the entry is there now, and `slots` has its position.
+            if type(index) is int and low <= index <= upto and link.view is view and version(ACQUIRE) == seen:
+                position = slots[index - base]
+                at = position % ring_bytes
+                if at <= last_whole:
+                    # No look at the floor before: these bytes may be torn or of another lap.  What they say is only
+                    # used to read on inside the mapping, and believed after the look below.
+                    length, count, first, term, place, payload = unpack(data, at)  # copies: plain loads
+                    if place == position and first == index and count == 1:
+                        if length != guess:
+                            at += HEADER
+                            if at + length > ring_bytes:
+                                return otherwise(index)  # it wraps
+                            payload = data[at : at + length]
+                        # As in copy(): header and body were copied before this look at the floor.
+                        fence(ACQUIRE)
+                        if floor(ACQUIRE) <= position:
+                            return Entry(term, index, payload)
+            return otherwise(index)
+
+        def reach(last: int) -> None:
+            nonlocal upto
+            upto = last
+
+        return get, reach
+
+    def _body_bytes(self, position: int) -> int:
+        """Of the record at ``position``; 0 if it is large, or not to be had."""
+        head = self.copy(position, position + HEADER)
+        length = int(unpack_gist(head)[1]) if head is not None else 0
+        return length if length <= GUESS_BYTES_MAX else 0
 
     def close(self) -> None:
         """Unmap."""

@@ -16,6 +16,10 @@ from crc32c import crc32c
 from . import format as fmt
 from .files import Files
 from .format import BAD, RESIDUE, WRONG, ZERO, RecordHeader, Seal, SegmentHeader
+from .types import Entry
+
+HEADER, MAGIC = fmt.RECORD_BYTES, fmt.RECORD_MAGIC
+unpack_gist, unpack_crcs = fmt.RECORD_GIST.unpack_from, fmt.RECORD_CRCS.unpack_from
 
 # Blocks ahead of the end are filled with zeros in steps: fdatasync of 344-byte writes took 169-185 us into
 # zeroed blocks, 179-208 into merely reserved ones, 263-279 into a growing file (docs/architecture.md).
@@ -155,6 +159,28 @@ class SegmentReader:
         if length > len(raw):
             raw = self._read(position, length)
         return fields, raw[fmt.RECORD_BYTES : length]
+
+    def entry(self, position: int, index: int, length: int, *, prove: bool) -> Entry | None:
+        """Entry ``index`` from the record at ``position``, if that holds it alone; ``length``: of the record, a guess.
+
+        None for all that takes a closer look: a record of several entries, a longer one, one that is not proved.
+        """
+        offset = position + self._shift
+        try:
+            raw = self._files.pread(self._fd, length, offset) if offset >= fmt.DATA_OFFSET else b""
+        except OSError:
+            return None  # as in _read()
+        if len(raw) < HEADER:
+            return None
+        magic, size, count, base, term, place = unpack_gist(raw)
+        if place != position or base != index or count != 1 or magic != MAGIC or len(raw) < HEADER + size:
+            return None
+        payload = raw[HEADER : HEADER + size]
+        if prove:
+            header_crc, body_crc = unpack_crcs(raw)
+            if crc32c(payload) != body_crc or crc32c(raw[8:HEADER]) != header_crc:
+                return None
+        return Entry(term, index, payload)
 
     def copy(self, start: int, end: int) -> bytes:
         """The stream bytes ``[start, end)``; shorter if the file ends before, empty if they cannot be read.

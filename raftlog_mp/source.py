@@ -19,6 +19,7 @@ from .findings import Plan, expected_header
 from .index import IndexReader, from_slots, open_active, open_sealed
 from .link import Link
 from .manifest import Manifest
+from .ring import Get, ShortWay
 from .segment import SegmentReader, scan_records
 from .survey import survey
 from .term_history import runs_in_file, runs_in_records, runs_of_log
@@ -64,6 +65,14 @@ class _FileRing:
 
     def __init__(self, start: int, data: bytes) -> None:
         self._start, self._data = start, data
+
+    def floor(self, _order: int) -> int:
+        return self._start
+
+    def short_way(self, *_: Any) -> ShortWay:
+        """As :meth:`RingReader.short_way`: there is none, also because every read has to look at the manifest."""
+        otherwise: Get = _[-1]
+        return otherwise, lambda _last: None
 
     def copy(self, start: int, end: int) -> bytes | None:
         low, high = start - self._start, end - self._start
@@ -215,6 +224,13 @@ class Source:
             self._file_view = self._read_files()
         return self.link.view or self._file_view
 
+    def stands(self, view: Any) -> bool:
+        """Whether ``view`` is what :meth:`view` would give for the files: the same look, and no step beyond it."""
+        return (
+            view is self._file_view is not None and self.link.view is None
+            and wakeup.now() - self._looked <= LOOK_SECONDS and not self._manifest_file.replaced()
+        )  # fmt: skip
+
     def _read_files(self) -> FileView:
         for _ in range(10):  # a writer may start, roll and stop while we look: then what we saw does not fit together
             self._manifest_file.open()  # before it is read: a file that replaces it later is noticed
@@ -329,6 +345,11 @@ class Source:
         """The row of the manifest's ``lost`` that holds the entry; None if repair has not given it up."""
         found = self._manifest
         return found.lost_at(index) if found is not None and found.lost else None
+
+    def has_holes(self) -> bool:
+        """Whether repair has given up any entries."""
+        found = self._manifest
+        return found is not None and bool(found.lost)
 
     def before_lost(self, index: int, stop: int, info: SegmentInfo) -> int:
         """Up to which index entries from ``index`` on may be read in one go: ``stop``, the segment's end, or a hole."""

@@ -13,6 +13,7 @@ import msgspec
 from crc32c import crc32c
 
 from . import format as fmt
+from .bodies import unpack_body
 from .files import Files
 from .format import RecordHeader, SegmentHeader
 from .types import Entry
@@ -65,7 +66,7 @@ class FoundRecord(msgspec.Struct, frozen=True):
         header = self.header
         if self.verdict is not Verdict.GOOD or header is None or not header.count:
             return []
-        payloads = fmt.unpack_body(self.body, header.count)
+        payloads = unpack_body(self.body, header.count)
         return [Entry(header.term, header.base_index + at, payload) for at, payload in enumerate(payloads)]
 
     def raw(self, files: Files | None = None) -> bytes:
@@ -251,7 +252,7 @@ class Walk:
         if kind != fmt.KIND_ENTRIES or not count:
             return kind != fmt.KIND_ENTRIES and not count
         try:
-            fmt.unpack_body(body, count)  # type: ignore[arg-type]  # msgpack takes any buffer
+            unpack_body(body, count)
         except ValueError:
             return False
         return True

@@ -11,6 +11,7 @@ from unit.journals import Entries, letters
 
 from raftlog_mp import findings, segment
 from raftlog_mp import format as fmt
+from raftlog_mp.bodies import unpack_body
 from raftlog_mp.files import Files
 from raftlog_mp.findings import Plan
 from raftlog_mp.journal import Journal
@@ -90,7 +91,7 @@ def entries_now(journal: Journal) -> Entries:
         )  # fmt: skip
         assert scan.end == end, f"segment {info.segment_id} proves up to {scan.end}, not {end}"
         for record, body in records:
-            payloads = fmt.unpack_body(body, record.count) if record.kind == fmt.KIND_ENTRIES else ()
+            payloads = unpack_body(body, record.count) if record.kind == fmt.KIND_ENTRIES else ()
             for index, payload in enumerate(payloads, record.base_index):
                 if journal.purged.index < index <= (last or 0):
                     entries[index] = (record.term, payload)

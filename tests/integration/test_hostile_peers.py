@@ -17,6 +17,7 @@ from support.processes import HERE, script, wait_until
 import raftlog_mp as rl
 from raftlog_mp import format as fmt
 from raftlog_mp import layout, protocol, shm, wakeup
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.lane import LaneProducer
 
 SMALL = rl.LogConfig(segment_bytes=1 << 17, ring_bytes=1 << 20, lane_bytes=1 << 16)
@@ -240,8 +241,8 @@ MALFORMED: dict[str, tuple[bytes, dict[str, int]]] = {
     "wrong checksum": (b"hello", {"crc": 1}),
     "no entries": (b"", {"count": 0}),
     "count without a batch": (b"hello", {"count": 2}),
-    "count beyond the batch": (fmt.pack_body([b"a", b"b"]), {"count": 3}),
-    "count of billions": (fmt.pack_body([b"a", b"b"]), {"count": 0xFFFFFFFF}),
+    "count beyond the batch": (pack_body([b"a", b"b"]), {"count": 3}),
+    "count of billions": (pack_body([b"a", b"b"]), {"count": 0xFFFFFFFF}),
     "unknown kind": (b"hello", {"kind": 9}),
     "term above every bound": (b"hello", {"flags": layout.FLAG_TERM_GIVEN, "term": (1 << 64) - 1}),
     "term of zero": (b"hello", {"flags": layout.FLAG_TERM_GIVEN, "term": 0}),

@@ -10,6 +10,7 @@ from crc32c import crc32c
 
 from raftlog_mp import format as fmt
 from raftlog_mp import index, layout, manifest, shm
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.config import KIB
 from raftlog_mp.files import Files
@@ -60,7 +61,7 @@ def old(first: int, last: int) -> Entries:
 
 def batch(term: int, *payloads: bytes) -> Batch:
     """A batch as the writer has verified it."""
-    body = fmt.pack_body(list(payloads))
+    body = pack_body(list(payloads))
     return Batch(body, crc32c(body), len(payloads), term)
 
 

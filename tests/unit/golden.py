@@ -10,6 +10,7 @@ from pathlib import Path
 from crc32c import crc32c
 
 from raftlog_mp import format as fmt
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.format import IndexHeader, Seal, SegmentHeader
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -49,7 +50,7 @@ def record(
 
 def records() -> list[bytes]:
     """A producers' snapshot, a single entry, a batch of three, a mark."""
-    batch = fmt.pack_body([payload for _, payload in list(ENTRIES.values())[1:]])
+    batch = pack_body([payload for _, payload in list(ENTRIES.values())[1:]])
     return [
         record(fmt.KIND_PRODUCERS, b"\x90", 0, 5, 1, 1000, 1000),
         record(fmt.KIND_ENTRIES, b"hello", 1, 5, 1, 1089, 1089, sequence=1),

@@ -13,6 +13,7 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import findings, manifest, place, segment, startup
 from raftlog_mp import format as fmt
+from raftlog_mp.bodies import pack_body, unpack_body
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.config import KIB, MIB, LogConfig
 from raftlog_mp.errors import CorruptLog, SyncFailed
@@ -46,7 +47,7 @@ def open_log(directory: str, files: Files | None = None, **settings: Any) -> tup
 
 def put(journal: Journal, *payloads: bytes, term: int = 1, producer: int = 0, sequence: int = 0) -> int:
     """Append one batch as the writer does; not visible, not durable yet."""
-    body = fmt.pack_body(list(payloads))
+    body = pack_body(list(payloads))
     if not journal.fits(len(body), len(payloads)):
         journal.flush()
     if journal.needs_roll(len(body), len(payloads)):
@@ -163,7 +164,7 @@ def entries_of(directory: str) -> Entries:
         following = (info.last_index or 0) + 1
         index = info.base_index
         for record, body in records_in(directory, state, info):
-            for payload in fmt.unpack_body(body, record.count) if record.kind == fmt.KIND_ENTRIES else ():
+            for payload in unpack_body(body, record.count) if record.kind == fmt.KIND_ENTRIES else ():
                 if state.purged_index < index < following:
                     entries[index] = (record.term, payload)
                 index += 1

@@ -6,8 +6,8 @@ from typing import Any
 
 from crc32c import crc32c
 
-from raftlog_mp import format as fmt
 from raftlog_mp import layout, shm
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.config import KIB
 from raftlog_mp.files import Files
 from raftlog_mp.intake import Intake
@@ -36,7 +36,7 @@ class Client:
         """One submission as an honest client makes it, but for the lies."""
         flags = 0 if term is None else layout.FLAG_TERM_GIVEN
         honest = {"flags": flags, "term": raw_term if term is None else term, "count": len(payloads)}
-        self.put(fmt.pack_body(list(payloads)), **(honest | lies))
+        self.put(pack_body(list(payloads)), **(honest | lies))
 
     def put(self, body: bytes, **lies: int) -> None:
         """One submission with this body, and some header fields replaced."""

@@ -9,8 +9,8 @@ from typing import Any
 from crc32c import crc32c
 from support.faulty_files import FaultyFiles
 
-from raftlog_mp import format as fmt
 from raftlog_mp import layout, place, protocol, shm, wakeup
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.lane import Completion, LaneProducer, Seat
 from raftlog_mp.writer import Writer
 
@@ -102,7 +102,7 @@ class Member:
 
     def submit(self, *payloads: bytes) -> None:
         """One submission; the bell is rung only if the writer sleeps."""
-        body = fmt.pack_body(list(payloads))
+        body = pack_body(list(payloads))
         self._sequence += 1
         header = (len(body), layout.SUBMIT_APPEND, 0, len(payloads), crc32c(body), 0, self._sequence, 0, 0)
         self.lane.put(layout.SUBMISSION.pack(*header) + body)

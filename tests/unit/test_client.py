@@ -13,8 +13,8 @@ import pytest
 from crc32c import crc32c
 
 from raftlog_mp import errors, layout, shm
-from raftlog_mp import format as fmt
 from raftlog_mp.arguments import as_bytes, check_payloads, check_term
+from raftlog_mp.bodies import unpack_body
 from raftlog_mp.client import Client, Ticket
 from raftlog_mp.control import Control
 from raftlog_mp.files import Files
@@ -137,7 +137,7 @@ def test_what_the_writer_finds_in_the_lane(link: WriterLink) -> None:
     link.client.submit([b""], layout.TERM_MAX, 0.0)
     first, second, third = link.take()
     assert first == (1, 1, 0, 0, b"payload"), "one entry is its own body; no term was given"
-    assert second[:4] == (2, 3, layout.FLAG_TERM_GIVEN, 7) and fmt.unpack_body(second[4], 3) == [b"a", b"", b"c"]
+    assert second[:4] == (2, 3, layout.FLAG_TERM_GIVEN, 7) and unpack_body(second[4], 3) == [b"a", b"", b"c"]
     assert third == (3, 1, layout.FLAG_TERM_GIVEN, layout.TERM_MAX, b"")
     assert link.bells == 3, "each is told to a writer that may sleep"
 

@@ -13,6 +13,7 @@ from crc32c import crc32c
 
 from raftlog_mp import format as fmt
 from raftlog_mp import hard_state, index, manifest, recovery_table, segment, term_history, terms
+from raftlog_mp.bodies import pack_body, unpack_body
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.errors import CorruptLog, VersionMismatch
 from raftlog_mp.files import Files
@@ -66,7 +67,7 @@ def test_golden_segment_holds_the_documented_entries() -> None:
     def take(record: fmt.RecordHeader, body: bytes) -> None:
         seen.append(record)
         if record.kind == fmt.KIND_ENTRIES:
-            payloads = fmt.unpack_body(body, record.count)
+            payloads = unpack_body(body, record.count)
             found.update({n: (record.term, payload) for n, payload in enumerate(payloads, record.base_index)})
 
     scan = segment.scan_records(SEGMENT, golden.HEADER, golden.GENERATION, on_record=take)
@@ -157,8 +158,8 @@ def test_another_structure_is_not_mistaken(name: str) -> None:
     "payloads", [[b""], [b"x"], [b"\x93\xff"], [b"", b""], [b"a" * 70_000, b"", b"b"], [b"x"] * 3000]
 )
 def test_bodies_round_trip(payloads: list[bytes]) -> None:
-    body = fmt.pack_body(payloads)
-    assert fmt.unpack_body(body, len(payloads)) == payloads
+    body = pack_body(payloads)
+    assert unpack_body(body, len(payloads)) == payloads
     assert len(payloads) > 1 or body == payloads[0], "one payload is stored raw"
 
 
@@ -169,7 +170,7 @@ def test_bodies_round_trip(payloads: list[bytes]) -> None:
 )  # fmt: skip
 def test_hostile_bodies_raise_value_error(body: bytes) -> None:
     with pytest.raises(ValueError):
-        fmt.unpack_body(body, 2)
+        unpack_body(body, 2)
 
 
 def test_file_names_sort_by_id() -> None:

@@ -21,8 +21,8 @@ LAYERS = (
     "config format bodies layout protocol",  # format = disk bytes, layout = memory words; no I/O, no clock
     "flush adaptive pressure patience matching recovery_table batches",  # decisions: pure, of numbers and facts
     "files shm wakeup processes probe memory device",  # the doors
-    "control ring lane index segment catalog hard_state producers metrics terms era walk",  # one structure each
-    "manifest syncer view sweeper records shortage preparation",  # structures made of structures
+    "control ring lane index segment chunk catalog hard_state producers metrics terms era walk",  # one structure each
+    "manifest syncer view sweeper records shortage preparation shelf",  # structures made of structures
     "survey segment_check scrubber rebuild",
     "remains pipeline term_history",
     "next_segment",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from raftlog_mp import format as fmt
 from raftlog_mp import layout, wakeup
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.config import KIB
 
 from .journals import commit
@@ -158,7 +158,7 @@ def test_a_term_without_its_flag_says_nothing(bench: Bench) -> None:
 
 
 # ---------------------------------------------------------------- refused, but legal
-PAIR = fmt.pack_body([b"a", b"b"])
+PAIR = pack_body([b"a", b"b"])
 MALFORMED: dict[str, tuple[bytes, dict[str, int]]] = {
     "checksum": (b"hello", {"crc": 1}),
     "checksum of a batch": (PAIR, {"count": 2, "crc": 1}),
@@ -176,7 +176,7 @@ MALFORMED: dict[str, tuple[bytes, dict[str, int]]] = {
     "largest word as term": (b"hello", {"flags": 1, "term": (1 << 64) - 1}),
     "count without a batch": (b"hello", {"count": 2}),
     "count above the batch": (PAIR, {"count": 3}),
-    "count below the batch": (fmt.pack_body([b"a", b"b", b"c"]), {"count": 2}),
+    "count below the batch": (pack_body([b"a", b"b", b"c"]), {"count": 2}),
     "count of billions": (PAIR, {"count": 0xFFFF_FFFF}),
     "empty batch": (b"\x90", {"count": 2}),
     "bytes behind the batch": (PAIR + b"\x00", {"count": 2}),

@@ -10,7 +10,7 @@ import pytest
 
 from raftlog_mp import format as fmt
 from raftlog_mp import layout
-from raftlog_mp.bodies import even_length
+from raftlog_mp.bodies import even_length, pack_body, unpack_body
 from raftlog_mp.config import KIB, MIB
 from raftlog_mp.intake import Intake
 
@@ -120,7 +120,7 @@ def test_an_even_body_is_proved_without_decoding(count: int, length: int) -> Non
     if count * length > 2_000_000:
         count = 16
     payloads = [b"\xc4" * length] * count  # looks like headers everywhere
-    body = fmt.pack_body(payloads)
+    body = pack_body(payloads)
     assert even_length(body, count) == length
     assert even_length(memoryview(body), count) == length
     assert even_length(body + b"x", count) is None and even_length(body[:-1], count) is None
@@ -131,7 +131,7 @@ def test_a_body_that_is_called_even_decodes_to_strings_of_that_length() -> None:
     """Whatever stands in it: every byte of a small body changed in turn, in two ways, and cut anywhere."""
     rng = random.Random(9)
     for count, length in ((2, 0), (3, 1), (15, 3), (16, 2), (20, 300)):
-        body = fmt.pack_body([rng.randbytes(length) for _ in range(count)])
+        body = pack_body([rng.randbytes(length) for _ in range(count)])
         damaged = [body[:at] + bytes([new]) + body[at + 1 :] for at in range(len(body)) for new in (body[at] ^ 1, 0xC5)]
         called_even = 0
         for candidate in [body, *damaged, *(body[:at] for at in range(len(body)))]:
@@ -139,7 +139,7 @@ def test_a_body_that_is_called_even_decodes_to_strings_of_that_length() -> None:
                 found = even_length(candidate, number)
                 if found is not None:
                     called_even += 1
-                    assert [len(payload) for payload in fmt.unpack_body(candidate, number)] == [found] * number
+                    assert [len(payload) for payload in unpack_body(candidate, number)] == [found] * number
         assert called_even >= 1 + (length > 0), "payload bytes may change"
 
 
@@ -156,3 +156,12 @@ def test_a_run_ends_where_the_room_ends(log_dir: str) -> None:
         assert client.answers() == [(5, layout.OK, 1, 1, 1, 0)]
     finally:
         bench.close()
+
+
+@pytest.mark.parametrize("claim", [b"\xdd\xff\xff\xff\xff", b"\xdc\xff\xff", b"\x9f"])
+def test_a_body_that_claims_more_than_it_can_hold_is_refused_before_room_is_made_for_it(claim: bytes) -> None:
+    """A decoder that believed the first of these would reserve 32 GiB."""
+    for body in (claim, claim + b"\xc4\x00" * 5):
+        for count in (2, 5, 15, 65_535, 0xFFFF_FFFF):
+            with pytest.raises(ValueError, match=f"array of {count} byte strings"):
+                unpack_body(body, count)

@@ -12,6 +12,7 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp import layout
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.config import KIB
 from raftlog_mp.layout import ENTRY_RUN, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
 from raftlog_mp.orders import PURGES_KEPT, Orders
@@ -53,7 +54,7 @@ class Desk:
 
     def entries(self, prev: LogId, *runs: Run, term: int | None = None) -> tuple[int, ...]:
         """AppendEntries."""
-        bodies = [fmt.pack_body(payloads) for _, payloads in runs]
+        bodies = [pack_body(payloads) for _, payloads in runs]
         heads = [
             ENTRY_RUN.pack(its, len(payloads), len(body), crc32c(body), 0)
             for (its, payloads), body in zip(runs, bodies, strict=True)
@@ -163,7 +164,7 @@ def damaged() -> dict[str, tuple[bytes, int, int]]:
         return ENTRY_RUN.pack(term, count, length, crc, zero)
 
     bad = layout.MALFORMED
-    two, long = fmt.pack_body([b"a", b"b"]), bytes(60 * KIB)
+    two, long = pack_body([b"a", b"b"]), bytes(60 * KIB)
     return {
         "fewer runs than said": (head() + b"x", 2, bad), "no body": (head(), 1, bad),
         "bytes too many": (head() + b"xx", 1, bad),

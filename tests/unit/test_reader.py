@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from raftlog_mp import format as fmt
-from raftlog_mp import manifest, shm, wakeup
+from raftlog_mp import manifest, reader, shm, wakeup
+from raftlog_mp.bodies import unpack_body
+from raftlog_mp.chunk import entries_in
 from raftlog_mp.errors import CorruptLog, LogClosed, WriterUnavailable
 from raftlog_mp.reader import Reader
 from raftlog_mp.source import Source
@@ -69,18 +71,53 @@ def test_what_is_not_published_is_not_there(log_dir: str) -> None:
 
 
 def test_the_batch_that_was_decoded_last_is_kept(batches: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, unpack = [], fmt.unpack_body
+    decoded, unpack = [], unpack_body
 
     def counted(body: bytes, count: int) -> list[bytes]:
         decoded.append(count)
         return unpack(body, count)
 
-    monkeypatch.setattr(fmt, "unpack_body", counted)
+    monkeypatch.setattr(reader, "unpack_body", counted)
     assert [batches.get(index).payload for index in (5, 8, 6, 7, 5)] == [b"5", b"8", b"6", b"7", b"5"]  # type: ignore[union-attr]
     assert decoded == [4]
     assert batches.get(4) == Entry(1, 4, b"4444") and decoded == [4], "a single entry needs no decoding"
     assert batches.get(2) == Entry(1, 2, b"22") and batches.get(6) == Entry(2, 6, b"6")
     assert decoded == [4, 3, 4]
+
+
+def test_a_get_that_was_bound_before_stays_right_through_every_change(log_dir: str) -> None:
+    """The short way belongs to one map of the log: an older one goes the long way, and finds the same."""
+    journal, _ = open_log(log_dir)
+    reader, link = reader_of(log_dir, journal)
+    bound = [reader.get]
+    assert bound[0](1) is None
+    append(journal, b"a")
+    append(journal, b"b")
+    append(journal, b"c")
+
+    def check(expected: dict[int, bytes]) -> None:
+        bound.append(reader.get)
+        for index in range(6):
+            entry = Entry(1, index, expected[index]) if index in expected else None
+            assert [get(index) for get in bound] == [entry] * len(bound), index
+
+    check({1: b"a", 2: b"b", 3: b"c"})
+    journal.roll()
+    check({1: b"a", 2: b"b", 3: b"c"})
+    append(journal, b"d")
+    check({1: b"a", 2: b"b", 3: b"c", 4: b"d"})
+    journal.replace_from(3, [], 7, 1)
+    check({1: b"a", 2: b"b"})
+    append(journal, b"C")
+    check({1: b"a", 2: b"b", 3: b"C"})
+    journal.purge_to(1)
+    check({2: b"b", 3: b"C"})
+    link.view, link.closed = None, True  # the link goes first
+    reader.close()
+    for get in bound[1:]:
+        with pytest.raises(LogClosed):
+            get(2)
+    stop(journal)
 
 
 # ---------------------------------------------------------------- ranges
@@ -112,10 +149,11 @@ def test_max_bytes_of_payload_but_one_entry_at_least(
     assert [entry.index for entry in batches.read(start, 12, max_bytes)] == list(indexes)
 
 
-def test_records_are_those_that_hold_the_range(batches: Reader) -> None:
-    found = [(fields[9], fields[4], len(body), low, high) for fields, body, low, high in batches.records(2, 7)]
-    assert [one[:2] for one in found] == [(1, 3), (4, 1), (5, 4)] and found[1][2] == 4
-    assert [one[3:] for one in found] == [(2, 4), (4, 5), (5, 7)], "which entries of each record are wanted"
+def test_batches_are_the_records_that_hold_the_range(batches: Reader) -> None:
+    found = batches.read_batches(2, 7, None)
+    assert [(batch.term, batch.first_index, batch.count) for batch in found] == [(1, 2, 2), (1, 4, 1), (2, 5, 2)]
+    assert [entry for batch in found for entry in batch.entries()] == batches.read(2, 7, None)
+    assert found[1].encoded == b"4444", "a whole record is what stands in the log"
 
 
 def test_a_range_over_marks_rolls_ring_and_files(log_dir: str) -> None:
@@ -263,8 +301,8 @@ def test_whoever_still_reads_when_the_handle_closes_is_told(log_dir: str) -> Non
     fill(journal, 100)
     reader, link = reader_of(log_dir, journal)
     assert reader.get(1) is not None
-    reading = reader.records(1, 101)
-    assert next(reading)[1] == payload(1)
+    reading = reader.parts(1, 101, entries_in)
+    assert next(reading)[0].payload == payload(1)
     link.view, link.closed = None, True  # the link goes first
     reader.close()
     reader.close()

@@ -11,7 +11,7 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp import index as index_module
-from raftlog_mp import reader as reader_module
+from raftlog_mp import shelf
 from raftlog_mp.config import MIB
 from raftlog_mp.errors import CorruptLog
 from raftlog_mp.log_reader import open_reader
@@ -61,12 +61,12 @@ def test_purged_segments_are_let_go(log_dir: str) -> None:
     reader, _ = reader_of(log_dir, journal)
     fill(journal, OVER_THE_RING)
     assert len(reader.read(1, 60, None)) == 59
-    held = {segment for segment, _ in reader._segments} | set(reader._indexes)
+    held = {segment for segment, _ in reader._shelf.segments} | set(reader._shelf.indexes)
     assert len(held) > 5
     journal.purge_to(50)
     assert reader.get(60) == Entry(1, 60, payload(60))
     live = {info.segment_id for info in journal.manifest.segments}
-    assert held - live and {segment for segment, _ in reader._segments} | set(reader._indexes) <= live
+    assert held - live and {segment for segment, _ in reader._shelf.segments} | set(reader._shelf.indexes) <= live
     for info in journal.take_dead():
         assert not [fd for fd in os.listdir("/proc/self/fd") if fmt.segment_name(info.segment_id) in link_of(fd)]
     reader.close()
@@ -84,7 +84,7 @@ def link_of(fd: str) -> str:
 def test_few_segments_stay_open_and_none_is_mapped(
     log_dir: str, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
 ) -> None:
-    monkeypatch.setattr(reader_module, "OPEN_SEGMENTS", 2)
+    monkeypatch.setattr(shelf, "OPEN_SEGMENTS", 2)
     monkeypatch.setattr(index_module, "KEPT_BYTES", kept_bytes)
     journal, _ = open_log(log_dir)
     fill(journal, OVER_THE_RING)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from raftlog_mp import format as fmt
 from raftlog_mp import walk
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.errors import VersionMismatch
 from raftlog_mp.files import Files
 from raftlog_mp.format import RecordHeader, Seal, SegmentHeader
@@ -38,7 +39,7 @@ class Image:
 
     def add(self, *payloads: bytes, kind: int = fmt.KIND_ENTRIES, body: bytes | None = None, **other: int) -> Image:
         """One record that continues the log, unless ``other`` says otherwise."""
-        body = fmt.pack_body(list(payloads)) if body is None and payloads else body or b""
+        body = pack_body(list(payloads)) if body is None and payloads else body or b""
         values = {"count": len(payloads), "log_id": LOG, "generation": GENERATION, "base": self.index,
                   "term": self.term, "position": self.position, "durable": 0} | other  # fmt: skip
         self.parts.append(fmt.pack_record_header(

@@ -10,6 +10,7 @@ from crc32c import crc32c
 from raftlog_mp import errors, layout
 from raftlog_mp import format as fmt
 from raftlog_mp.arguments import check_entries
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.layout import ENTRY_RUN, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
 from raftlog_mp.protocol import BOUNDARY_INDEX_MAX, HARD_STATE_BYTES_MAX, unpack_hard_state
 from raftlog_mp.requests import Requests
@@ -54,7 +55,7 @@ def test_entries_travel_as_runs_of_one_term(requests: Requests, writer: Writer) 
     result = requests.append_entries(LogId(2, 4), entries(2, 2, 3, after=4), 5, 1.5)
     assert result == AppendResult(True, LogId(3, 7), LogId(7, 9), None), "matched is what was sent, not the log's end"
     (kind, head, body, a, b, timeout) = writer.asked[0]
-    first, second = fmt.pack_body([b"5", b"6"]), b"7"
+    first, second = pack_body([b"5", b"6"]), b"7"
     table = ENTRY_RUN.pack(2, 2, len(first), crc32c(first), 0) + ENTRY_RUN.pack(3, 1, 1, crc32c(second), 0)
     assert body == table + first + second
     assert (kind, head, a, b, timeout) == (layout.SUBMIT_ENTRIES, (FLAG_TERM_GIVEN, 2, crc32c(table), 5), 4, 2, 1.5)

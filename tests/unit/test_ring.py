@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from raftlog_mp import format as fmt
 from raftlog_mp import ring as ring_module
 from raftlog_mp import shm
 from raftlog_mp.ring import RingReader, RingWriter
+from raftlog_mp.types import Entry
 
 RING_BYTES = 4096
 
@@ -210,3 +213,92 @@ def test_control_a_reader_that_looks_only_once_is_caught(mapping: shm.Mapping, r
     except Exception:
         found = b"garbage"
     assert found is not None and found not in record(0, b"true bytes")
+
+
+# ---------------------------------------------------------------- the short way to one entry
+class Short:
+    """A short way to entries 1..3 at the positions given, and what it hands on to the long way."""
+
+    def __init__(self, reader: RingReader, positions: list[int], *, low: int = 1, upto: int = 3) -> None:
+        self.handed_on: list[object] = []
+        self.link, self.version = SimpleNamespace(view=self), 7
+        slots = memoryview(b"".join(position.to_bytes(8, "little") for position in positions)).cast("Q")
+        self.get, self.reach = reader.short_way(
+            self.link, self, lambda _order: self.version, 7, low, upto, 1, slots, self.hand_on
+        )
+
+    def hand_on(self, index: object) -> None:
+        self.handed_on.append(index)
+
+
+def lone(position: int, index: int, body: bytes, count: int = 1) -> bytes:
+    return fmt.pack_record_header(fmt.crc32c(body), len(body), count, 1, 9, 1, index, 4, position, 0, 0, 0) + body
+
+
+@pytest.mark.parametrize("newest", [b"three", b"333", b""], ids=["guessed wrong", "guessed right", "empty"])
+def test_the_short_way_serves_lone_entries_and_hands_on_the_rest(mapping: shm.Mapping, newest: bytes) -> None:
+    cell = Cell()
+    writer, reader = RingWriter(mapping, cell, 0), RingReader(mapping, cell)
+    writer.write(0, lone(0, 1, b"111") + lone(91, 2, b"\x92\xc4\x01a\xc4\x01b", count=2) + lone(186, 3, newest))
+    short = Short(reader, [0, 91, 186])
+    assert short.get(1) == Entry(4, 1, b"111") and short.get(3) == Entry(4, 3, newest) and short.handed_on == []
+    strangers: list[Any] = [0, 2, 4, True, 1.0, "1", None]
+    assert [short.get(index) for index in strangers] == [None] * 7
+    assert short.handed_on == strangers
+    for change in ("version", "view"):
+        short = Short(reader, [0, 91, 186])
+        setattr(*((short, "version", 8) if change == "version" else (short.link, "view", None)))
+        assert short.get(1) is None and short.handed_on == [1], "a newer map, or another view"
+    misled = Short(reader, [186, 0, 0])
+    assert misled.get(1) is None and misled.get(2) is None and misled.handed_on == [1, 2], "not what the slot promised"
+    part = Short(reader, [0, 91, 186], low=2, upto=1)
+    assert part.get(3) is None
+    part.reach(3)
+    assert part.get(3) == Entry(4, 3, newest) and part.get(1) is None and part.handed_on == [3, 1]
+
+
+@pytest.mark.parametrize("guess", [1, 4, 9])
+def test_the_short_way_at_every_place_of_the_seam(mapping: shm.Mapping, guess: int) -> None:
+    """What wraps is handed on, and never served in part."""
+    for offset in (*range(RING_BYTES - 100, RING_BYTES), 0, 17):
+        newest, position = RING_BYTES + 500, 2 * RING_BYTES + offset
+        cell = Cell()
+        writer, reader = RingWriter(mapping, cell, newest), RingReader(mapping, cell)
+        writer.write(newest, lone(newest, 3, b"x" * guess))
+        short = Short(reader, [position, position, newest])
+        cell.value = writer.floor = RING_BYTES + 1000
+        writer.write(position, lone(position, 1, b"body"))
+        wraps = offset + fmt.RECORD_BYTES + max(guess, 4) > RING_BYTES
+        assert (short.get(1), short.handed_on) == ((None, [1]) if wraps else (Entry(4, 1, b"body"), []))
+
+
+@pytest.mark.parametrize("honest", [True, False], ids=["", "control"])
+@pytest.mark.parametrize("guess", [4, 10])
+def test_the_short_way_is_overwritten_at_each_of_its_steps(
+    mapping: shm.Mapping, monkeypatch: pytest.MonkeyPatch, guess: int, honest: bool
+) -> None:
+    """Before the header is read, between header and body, before the floor is looked at; the control never looks."""
+    cell, steps, false = Cell(), [], 0
+    decoder = fmt.lone_record
+
+    def stepped(body_bytes: int) -> object:
+        def unpack_from(*args: object) -> object:
+            found = decoder(body_bytes).unpack_from(*args)  # type: ignore[arg-type]
+            steps.pop()()
+            return found
+
+        return SimpleNamespace(unpack_from=unpack_from)
+
+    monkeypatch.setattr(fmt, "lone_record", stepped)
+    writer, reader = RingWriter(mapping, cell, 0), RingReader(mapping, cell)
+    for damage in (lone(RING_BYTES, 9, b"later....."), b"\xee" * 200, lone(RING_BYTES, 1, b"later.....")):
+        cell.value = writer.floor = 0
+        writer.write(0, lone(0, 1, b"true bytes") + lone(98, 3, b"x" * guess))
+        if not honest:
+            reader.floor = lambda _order: 0
+        short = Short(reader, [0, 98, 98])
+        steps.append(lambda damage=damage: writer.write(RING_BYTES, damage))
+        found = short.get(1)
+        false += found not in (None, Entry(4, 1, b"true bytes"))
+        assert not honest or (found is None and short.handed_on == [1])
+    assert bool(false) == (not honest and guess == 4), "with a right guess, header and body are one copy"

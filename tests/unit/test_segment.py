@@ -11,6 +11,7 @@ import pytest
 from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
+from raftlog_mp.bodies import pack_body
 from raftlog_mp.format import BAD, RESIDUE, WRONG, ZERO, SegmentHeader
 from raftlog_mp.segment import (
     READ_AHEAD_BYTES,
@@ -119,7 +120,7 @@ def test_limit_ends_the_walk() -> None:
 
 
 def test_terms_marks_and_batches() -> None:
-    batch = fmt.pack_body([b"a", b"b", b"c"])
+    batch = pack_body([b"a", b"b", b"c"])
     parts = [
         record(1000, 5, b"\x90", count=0, kind=fmt.KIND_PRODUCERS),
         record(1089, 5, batch, count=3, term=2),
