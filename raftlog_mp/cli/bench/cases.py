@@ -114,8 +114,8 @@ def _memory() -> list[Case]:
              strategy="mem_first", spin=False, peers=""),
         Case("memory_100", "batches of 100, pipelined", "memory", "pipelined", "disk_1000", strategy="mem_first",
              batch=100, targets=(Target("", 2_000_000),), prototype=(0.39, 0.89)),
-        Case("memory_100_writev", "batches of 100, beside writev", "memory", "pipelined", "writev_100", strategy="mem_first",
-             batch=100, peers=""),
+        Case("memory_100_writev", "batches of 100, beside writev", "memory", "pipelined", "writev_100",
+             strategy="mem_first", batch=100, peers=""),
     ]  # fmt: skip
 
 
