@@ -107,15 +107,15 @@ def _memory() -> list[Case]:
              targets=(Target(RAW, 0.6, at_most=True),), prototype=(1.9, 1.9)),
         Case("memory_1_asleep", "one at a time, p50, spin_us=0", "memory", "one", "socket", "us", "mem_first",
              spin=False, peers="", targets=(Target(RAW, 1.5, at_most=True),)),
-        Case("memory_1_spin", "the same, beside spinning", "memory", "one", "spin", "us", "mem_first", peers=""),
+        Case("memory_1_spin", "one at a time, beside spinning", "memory", "one", "spin", "us", "mem_first", peers=""),
         Case("memory_pipelined", "pipelined singles", "memory", "pipelined", "socket", strategy="mem_first",
              targets=(Target("", 200_000), Target(RAW, 4)), prototype=(3.8, 5.1)),
         Case("memory_pipelined_asleep", "pipelined singles, spin_us=0", "memory", "pipelined", "socket",
              strategy="mem_first", spin=False, peers=""),
         Case("memory_100", "batches of 100, pipelined", "memory", "pipelined", "disk_1000", strategy="mem_first",
              batch=100, targets=(Target("", 2_000_000),), prototype=(0.39, 0.89)),
-        Case("memory_100_writev", "the same, beside writev", "memory", "pipelined", "writev_100", strategy="mem_first",
-             batch=100, peers=""),
+        Case("memory_100_writev", "batches of 100, beside writev", "memory", "pipelined", "writev_100",
+             strategy="mem_first", batch=100, peers=""),
     ]  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _reads() -> list[Case]:
         Case("range_1_cold", "range of singles, segments", "reads", "range_cold", "memcpy"),
         Case("range_100", "range of 100-entry batches", "reads", "range", "memcpy", batch=100,
              targets=(Target("lmdb", 2), Target("lmdb bare", 1), *others)),
-        Case("range_100_cold", "the same, segments", "reads", "range_cold", "memcpy", batch=100),
+        Case("range_100_cold", "range of 100-batches, segments", "reads", "range_cold", "memcpy", batch=100),
         Case("read_batches", "read_batches, 100-entry batches", "reads", "read_batches", "memcpy", batch=100,
              targets=(Target("lmdb bare", 5),)),
     ]  # fmt: skip
