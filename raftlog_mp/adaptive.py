@@ -6,7 +6,8 @@ A group waits before its fsync as long as others are likely to join it.  Three t
   nothing waits: the load is low, and each group is flushed at once, as ``Immediate`` does.
 * The crowd: how many come before nobody is left who could.  Clients that wait for their answers submit nothing: once
   all of them are there, waiting is in vain.  Whoever comes during an fsync was missing in its group, so the crowd is
-  larger than was thought; if nobody comes for the time of two fsyncs, those who are there are the crowd.
+  larger than was thought; if nobody comes for a while, those who are there are the crowd.  The while is two fsyncs'
+  time; it doubles each time that somebody comes right after it, during the fsync, and halves when nobody does.
 * The age of the oldest: its wait and the fsync after it are to stay within the target.  Under a steady stream, whose
   crowd has no end, this is what ends a group.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from math import exp
 
-PATIENCE_SYNCS = 2.0  # a group that nobody joins for so many fsyncs' time is complete
+PATIENCE_SYNCS = 2.0  # at least for so many fsyncs' time a group waits for the next to join it
 MEMORY_SYNCS = 32.0  # the arrival rate is an average over about so many fsyncs' time
 SYNC_LEARNING_RATE = 1 / 8
 OUTLIER = 4.0  # one slow fsync counts as at most so many usual ones
@@ -25,8 +26,8 @@ CROWD_MAX = 1e9
 class Gathering:
     """What the policy knows.  All times in seconds, of one clock that never goes back."""
 
-    __slots__ = ("_arrived_at", "_began", "_crowd", "_growth", "_oldest", "_recent", "_target_s", "_unseen", "group",
-                 "sync_s", "under_way")  # fmt: skip
+    __slots__ = ("_arrived_at", "_began", "_crowd", "_growth", "_in_vain", "_oldest", "_patience_syncs", "_recent",
+                 "_target_s", "_unseen", "group", "sync_s", "under_way")  # fmt: skip
 
     def __init__(self, target_s: float) -> None:
         self._target_s = target_s
@@ -36,13 +37,16 @@ class Gathering:
         self._recent = 0.0  # submissions that came lately: each counts less the longer ago it was
         self._crowd = 1.0
         self._growth = 1.0  # of the crowd; doubles as long as each group turns out to be too small
+        self._patience_syncs = PATIENCE_SYNCS  # in force now
+        self._in_vain = False  # the newest flush was due because nobody had come for so long
         self._unseen = False  # some that came during the newest fsync are still to be told
         self._began = 0.0  # when the newest fsync did
         self._oldest = self._arrived_at = 0.0  # when the first and the last of the group came
 
     @property
     def _patience_s(self) -> float:
-        return PATIENCE_SYNCS * self.sync_s
+        # Less than half of what the target leaves: who waits in vain is to find it out before the target ends the wait.
+        return max(0.0, min(self._patience_syncs * self.sync_s, self._target_s / 2 - self.sync_s))
 
     def arrived(self, now: float, submissions: int) -> None:
         """So many more wait for a flush."""
@@ -70,8 +74,9 @@ class Gathering:
 
     def flushing(self, now: float) -> None:
         """An fsync of the whole group begins."""
-        if self.group and now >= self._arrived_at + self._patience_s:
-            self._crowd = float(self.group)  # more were waited for in vain
+        self._in_vain = self.group > 0 and 0 < self._patience_s and now >= self._arrived_at + self._patience_s
+        if self._in_vain:
+            self._crowd = float(self.group)
         self.under_way, self.group = self.group, 0
         self._began = now
 
@@ -85,6 +90,9 @@ class Gathering:
             self.sync_s += (min(taken, OUTLIER * self.sync_s) - self.sync_s) * SYNC_LEARNING_RATE
         else:
             self.sync_s = taken
+        if self._in_vain:  # unless they came just then: that was impatient
+            self._patience_syncs *= 2 if missed > 0 and self._patience_syncs * self.sync_s < self._target_s else 0.5
+            self._patience_syncs = max(self._patience_syncs, PATIENCE_SYNCS)
         if self.under_way + missed > self._crowd:
             self._crowd = min(self.under_way + missed * self._growth, CROWD_MAX)
             self._growth *= 2

@@ -77,6 +77,25 @@ class Stream:
 
 
 @dataclass
+class Bursts:
+    """The same rate, but several at once: who sends them sleeps meanwhile, ``pause_s`` on average."""
+
+    random: random.Random
+    rate: float
+    pause_s: float
+    until_s: float = float("inf")
+
+    def taken(self, due: float) -> float | None:
+        if due >= self.until_s:
+            return None
+        more = self.random.random() * (1 + self.rate * self.pause_s) > 1
+        return due if more else due + self.random.expovariate(1 / (self.pause_s + 1 / self.rate))
+
+    def answered(self, now: float) -> float | None:
+        return None
+
+
+@dataclass
 class Outcome:
     """Latencies by when the submission came, and when the fsyncs began."""
 
@@ -151,3 +170,8 @@ def clients(count: int, seed: int = 1, think_s: Speed = 60e-6, until_s: float = 
 def stream(rate: Speed, seed: int = 1) -> list[Source]:
     """One source of submissions that wait for nothing."""
     return [Stream(random.Random(seed), rate)]
+
+
+def bursts(count: int, rate: float, pause_s: float) -> list[Source]:
+    """So many sources that send bursts, with this rate together."""
+    return [Bursts(random.Random(number), rate / count, pause_s) for number in range(count)]
