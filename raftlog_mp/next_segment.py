@@ -33,10 +33,9 @@ class NextSegment(Pipeline):
         if self.bell is None or self._prepared is not None or self.failure is not None:
             return
         number, config = self._id_of_next(), self.config
-        shm.make_folder(self.folder)
         self._prepared = Preparation(
-            self.files, self.directory, join(self.directory, fmt.segment_name(number)), config.segment_bytes,
-            join(self.folder, fmt.active_index_name(self.generation, number)),
+            self.files, self.directory, fmt.segment_name(number), config.segment_bytes,
+            self.folder, fmt.active_index_name(self.generation, number),
             self._slots_of(self._slots_for(config.segment_bytes)),
         )  # fmt: skip
         self._prepared.start(self.bell)

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from .files import Files
+from . import shm
+from .files import Files, join
 from .index import ActiveIndex
+
+
+def _start(work: Callable[[], None], name: str) -> list[threading.Thread]:
+    """Do it in a thread; at once, where the system has none to give."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        work()
+        return []
+    return [thread]
 
 
 class Together:
@@ -17,8 +30,7 @@ class Together:
         self._threads: list[threading.Thread] = []
         for step in steps:
             if threads:
-                self._threads.append(threading.Thread(target=self._run, args=(step,), name="raftlog-roll", daemon=True))
-                self._threads[-1].start()
+                self._threads += _start(partial(self._run, step), "raftlog-roll")
             else:
                 step()
 
@@ -48,9 +60,10 @@ class Preparation:
     """
 
     def __init__(
-        self, files: Files, directory: str, path: str, file_bytes: int, index_path: str, index_slots: int
+        self, files: Files, directory: str, name: str, file_bytes: int, folder: str, index_name: str, index_slots: int
     ) -> None:
-        self.path, self.file_bytes, self.index_path, self.index_slots = path, file_bytes, index_path, index_slots
+        self.path, self.file_bytes, self.index_slots = join(directory, name), file_bytes, index_slots
+        self._folder, self._index_path = folder, join(folder, index_name)
         self.fd: int | None = None
         self.index: ActiveIndex | None = None
         self.error: OSError | None = None
@@ -64,7 +77,7 @@ class Preparation:
             self.run()
             bell()
 
-        threading.Thread(target=run, name="raftlog-prepare", daemon=True).start()
+        _start(run, "raftlog-prepare")
 
     def run(self) -> None:
         """Do it; an error is kept for whoever takes the result."""
@@ -74,7 +87,8 @@ class Preparation:
             self._files.preallocate(self.fd, self.file_bytes)
             self._files.sync_all(self.fd)
             self._files.sync_dir(self._directory)
-            self.index = ActiveIndex(self.index_path, 0, self.index_slots)
+            shm.make_folder(self._folder)  # again, should somebody have wiped it under us
+            self.index = ActiveIndex(self._index_path, 0, self.index_slots)
         except OSError as error:
             self.error = error
             self._remove()

@@ -364,3 +364,24 @@ def test_commit_index_moves_during_a_roll(log_dir: str) -> None:
     assert journal.manifest.commit_index == 5
     stop(journal)
     assert manifest.load(Files(), log_dir).commit_index == 5
+
+
+@BOTH
+def test_a_system_without_threads_to_give_rolls_all_the_same(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    journal = begin(log_dir, strategy=strategy)
+    shutil.rmtree(os.path.join(log_dir, "shm"))  # and somebody wiped the folder
+    one = Appender(journal)
+    to_the_border(one)
+    for _ in range(12):
+        one()
+        journal.flush()
+    assert journal.rolls >= 2 and journal.failure is None
+    kill(journal)
+    assert reopen(log_dir)[0] == one.done
