@@ -210,7 +210,7 @@ class Reader:
         if cached == position and view is self._view:
             return Entry(term, index, payloads[index - first])
         following = slots[at + 1] if at + 1 < len(slots) else 0
-        alone = position != following and (at == 0 or position != slots[at - 1])
+        alone = position != following  # or the last of several: then the long way finds out
         ring, found = self._ring, None
         if ring.floor(ACQUIRE) <= position:
             entry = short_way(index) if alone else None
@@ -328,7 +328,7 @@ class Reader:
             tries += 1
             if tries > (3 if from_file else TRIES):
                 raise self._damaged_record(info, position, index)
-            if from_file:
+            if from_file or info.sealed:  # then the index is wrong, or the file: both are opened anew
                 self._shelf.let_go(info.segment_id)
                 self._settle()
 
