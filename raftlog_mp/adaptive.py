@@ -74,7 +74,7 @@ class Gathering:
 
     def flushing(self, now: float) -> None:
         """An fsync of the whole group begins."""
-        self._in_vain = self.group > 0 and 0 < self._patience_s and now >= self._arrived_at + self._patience_s
+        self._in_vain = self.group > 0 and self._patience_s > 0 and now >= self._arrived_at + self._patience_s
         if self._in_vain:
             self._crowd = float(self.group)
         self.under_way, self.group = self.group, 0
