@@ -7,6 +7,7 @@ that is cut off, out of place, or not proved; the reader looks that one up anew,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Protocol, TypeVar
 
@@ -139,7 +140,7 @@ def whole_bytes(data: bytes) -> int:
     return HEADER + int(unpack_gist(data)[1]) if len(data) >= HEADER else 0
 
 
-def end_of(slots: memoryview, at: int) -> int:
+def end_of(slots: Sequence[int], at: int) -> int:
     """About where the record of the entry with slot ``at`` ends."""
     begin = slots[at]
     following = slots[at + 1] if at + 1 < len(slots) else 0

@@ -7,7 +7,7 @@ reader looks at it *after* it copied; so a reader either has true bytes or knows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import format as fmt
@@ -115,7 +115,7 @@ class RingReader:
 
     def short_way(
         self, link: Any, view: Any, version: Callable[[int], int], seen: int, low: int, upto: int, base: int,
-        slots: memoryview, otherwise: Get,
+        slots: Sequence[int], otherwise: Get,
     ) -> ShortWay:  # fmt: skip
         """A function that gets one entry, and one that tells it of a higher ``upto``.
 

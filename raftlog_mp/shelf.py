@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import format as fmt
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     low: int
     high: int
     base: int
-    slots: memoryview
+    slots: Sequence[int]
     info: SegmentInfo
     short_way: Get  # for what is still in the ring
 
