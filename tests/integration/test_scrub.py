@@ -149,7 +149,8 @@ def test_a_bit_flipped_in_the_lane_is_refused(log_dir: str, monkeypatch: pytest.
     """After the client's checksum, before the writer's copy: nothing of it enters the log."""
     put = LaneProducer.put
 
-    def damaged(self: LaneProducer, submission: bytes) -> int:
+    def damaged(self: LaneProducer, head: bytes, body: bytes = b"") -> int:
+        submission = head + body
         return put(self, submission[:-5] + bytes([submission[-5] ^ 1]) + submission[-4:])
 
     with no_writer_after(log_dir), rl.start_writer(log_dir, config()), rl.open_log(log_dir, timeout=60.0) as log:
