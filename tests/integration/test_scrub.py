@@ -131,9 +131,11 @@ def test_the_rate_is_a_setting_that_the_log_keeps_and_0_means_no_thread(log_dir:
     with no_writer_after(log_dir):
         with rl.start_writer(log_dir, config(scrub_bytes_per_s=0)) as writer, rl.open_log(log_dir) as log:
             fill(log)
-            assert log.config.scrub_bytes_per_s == 0 and log.stats().scrubbed_bytes == 0 and threads(writer.pid) == 1
+            assert log.config.scrub_bytes_per_s == 0 and log.stats().scrubbed_bytes == 0
+            wait_until("the thread that prepares the next segment is done", lambda: threads(writer.pid) == 1)
         with rl.start_writer(log_dir) as writer, rl.open_log(log_dir) as log:
-            assert log.config.scrub_bytes_per_s == 0 and threads(writer.pid) == 1
+            assert log.config.scrub_bytes_per_s == 0
+            wait_until("there is no other thread", lambda: threads(writer.pid) == 1)
 
 
 # ---------------------------------------------------------------- one checksum from end to end
