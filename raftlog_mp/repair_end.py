@@ -99,8 +99,9 @@ class Mender(SegmentMender):
             rows = recovery_table.SEGMENT_ROWS
             sentence = next(row.sentence for row in rows if row.letter == ("K" if found.wrong else "J"))
             return self._give_up_from(found.last_index + 1, name, sentence)
-        if self._cut_at is not None:  # then the log ends before the damage, or not at all
-            return self._note_damage(found.holes[0].first) if found.holes else None
+        live = [part for part in found.holes if part.next > self.manifest.purged_index + 1]
+        if self._cut_at is not None and (live or not found.holes):  # then the log ends before the damage, or not at all
+            return self._note_damage(live[0].first) if live else None
         self._accept_holes(info, found.holes)
         return self._seal_at(info, Survey(found.kept), found.end, found.last_index, found.last_term)
 
@@ -161,6 +162,8 @@ class Mender(SegmentMender):
             return plan
         segments = self.manifest.segments
         kept = [info for info in segments if info.base_index < index]
+        if index == self.manifest.purged_index + 1:
+            kept = []  # what would stay of them was purged, and may be what is damaged
         self._dropped = segments[len(kept) :]
         self._step(
             "drop suffix", fmt.segment_name(segments[-1].segment_id),

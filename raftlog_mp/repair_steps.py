@@ -141,11 +141,13 @@ class SegmentMender:
         return join(self.directory, fmt.segment_name(info.segment_id))
 
     def _give_up_from(self, index: int, file: str, sentence: str) -> None:
+        index = max(index, self.manifest.purged_index + 1)  # the log cannot end before what was purged
         if self._hopeless is None or index < self._hopeless[0]:
             self._hopeless = (index, file, sentence)
         self._note_damage(index)
 
     def _note_damage(self, index: int) -> None:
+        index = max(index, self.manifest.purged_index + 1)
         self._damaged_from = index if self._damaged_from is None else min(index, self._damaged_from)
 
     # ------------------------------------------------------------ manifest and hard state
