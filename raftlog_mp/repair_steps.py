@@ -177,13 +177,20 @@ class SegmentMender:
             hard_state.load_version(files, directory)
         except CorruptLog:
             return self._forget_vote(term)
-        raw = files.read_file(hard_state.hard_state_path(directory))
-        if raw[: fmt.HARD_STATE_SLOT_BYTES] != raw[fmt.HARD_STATE_SLOT_BYTES :]:
+        path, end = hard_state.hard_state_path(directory), 2 * fmt.HARD_STATE_SLOT_BYTES
+        raw = files.read_file(path)
+        if raw[: fmt.HARD_STATE_SLOT_BYTES] != raw[fmt.HARD_STATE_SLOT_BYTES : end]:
             kept = self._keep(name)
             self._step("heal hard state", name, "one slot is older or damaged; the newest good one is copied over it",
                        kept_bytes=kept)  # fmt: skip
             for _ in range(2):  # a file that was cut short may lack both
                 hard_state.heal(files, directory)
+        if len(raw) > end:
+            sentence = f"{len(raw) - end} bytes of something else stand behind both slots; they are kept aside and cut"
+            self._step("cut", name, sentence, offset=end, kept_bytes=self._keep(name, end))
+            with files.opened(path, write=True) as fd:
+                files.truncate(fd, end)
+                files.sync_all(fd)
         return None
 
     def _forget_vote(self, term: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raftlog_mp import errors, hard_state, layout, manifest, repair
+from raftlog_mp import check, errors, hard_state, layout, manifest, repair
 from raftlog_mp import format as fmt
 from raftlog_mp.files import Files
 from raftlog_mp.types import HardState
@@ -289,6 +289,21 @@ def test_one_bad_slot_is_healed(log: Damaged) -> None:
     flip(hard_state.hard_state_path(log.path), 20)
     assert kinds(mend(log.path, written())) == ["heal hard state"]
     assert hard_state.load(Files(), log.path) == HardState(9, "n1")
+
+
+@pytest.mark.parametrize("bad_slot", [False, True])
+def test_what_stands_behind_the_hard_state_is_cut(log: Damaged, bad_slot: bool) -> None:
+    path, end = hard_state.hard_state_path(log.path), 2 * fmt.HARD_STATE_SLOT_BYTES
+    hard_state.save(Files(), log.path, HardState(9, "n1"), 1)
+    hard_state.heal(Files(), log.path)
+    with open(path, "ab") as file:
+        file.write(b"x" * 88)
+    if bad_slot:
+        flip(path, 20)
+    assert any("88 bytes of something else" in found.sentence for found in check.check_log(log.path).problems)
+    assert kinds(mend(log.path, written())) == ["heal hard state"] * bad_slot + ["cut"]
+    assert hard_state.load(Files(), log.path) == HardState(9, "n1")
+    assert os.path.getsize(path) == end and kept(log.path)[f"{fmt.HARD_STATE_NAME}.{end}"] == b"x" * 88
 
 
 # ---------------------------------------------------------------- life
