@@ -164,7 +164,8 @@ class SegmentMender:
                 f"made anew from {len(self.manifest.segments)} segments: a newer one supersedes older ones from its "
                 "first index on. What cannot be known: settings and strategy (defaults), the purge boundary (entry "
                 f"{first - 1}, the one before the first segment: purged entries may be back), the commit index "
-                "(unset), the identity (a new uuid)", *told,
+                "(unset), the identity (a new uuid), which entries a segment had replaced that is gone, too (their old "
+                "content is back: compare with a peer)", *told,
             ])  # fmt: skip
             for name in untold if not self._accept else ():
                 self._block(name, "the manifest is gone, and the segment's own header is damaged: nothing says where "

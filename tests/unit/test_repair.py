@@ -169,6 +169,22 @@ def test_a_lost_manifest_knows_truncations_and_purges(log_dir: str) -> None:
     assert manifest.load(Files(), log_dir).purged_term == term_of(10)
 
 
+def test_a_lost_manifest_does_not_know_what_a_lost_segment_replaced(tmp_path: Path) -> None:
+    log = build(str(tmp_path / "log"), clean=True)
+    journal, _ = open_log(log.path)
+    journal.replace_from(18, [], 0xB2, 1)
+    assert journal.segment is not None
+    gone = journal.segment.path
+    append(journal, b"new", b"new", term=9)
+    journal.roll()
+    append(journal, b"newer", term=9)
+    stop(journal)
+    os.unlink(manifest.manifest_path(log.path))
+    os.unlink(gone)
+    assert "which entries a segment had replaced that is gone, too" in planned(log.path).sentences()[0]
+    mend(log.path, written(1, 19) | {20: (9, b"newer")})
+
+
 def test_segments_without_headers_are_known_by_their_first_records(log: Damaged) -> None:
     os.unlink(manifest.manifest_path(log.path))
     for number in (1, 2, 3):
