@@ -312,15 +312,18 @@ class SegmentMender:
                            offset=fmt.SEAL_OFFSET, kept_bytes=kept)  # fmt: skip
                 self._changes_log = True
             return None
-        if scan.bytes < info.size_due():  # zeros stand for what is gone: damage like any other, at a place that stays
+        if scan.bytes < info.size_due():  # what is gone is damage like any other then, at a place that stays
+            sentence = f"it has {scan.bytes} bytes and must have {info.size_due()}; zeros stand for what is gone"
+            self._step("lengthen", name, sentence, offset=scan.bytes)
             with files.opened(self._path(info), write=True) as fd:
                 files.truncate(fd, info.size_due())
                 files.sync_all(fd)
         if scan.damaged or scan.bytes < info.size_due() or scan.good_end < (info.end or 0):
             self._accept_holes(info, self._survey(info).damage)
-        if seal is None or (seal.segment_id, seal.end) != (info.segment_id, info.end) or scan.bytes < info.size_due():
+        if seal is None or (seal.segment_id, seal.end) != (info.segment_id, info.end):
             kept, behind = self._keep(name, fmt.SEAL_OFFSET, fmt.DATA_OFFSET), self._keep_behind(name, info.size_due())
-            sentence = "the seal is damaged; the manifest knows what it said"
+            what = "damaged" if scan.seal_damaged or seal is not None else "missing"
+            sentence = f"the seal is {what}; the manifest knows what it said"
             if behind:
                 sentence += f". {behind} bytes of something else stand behind the end; they are kept aside and cut"
             self._step("rewrite seal", name, sentence, offset=fmt.SEAL_OFFSET, kept_bytes=kept + behind)

@@ -57,6 +57,12 @@ def behind_the_seal(log: Damaged) -> None:
     log.hit(5)
 
 
+def short(log: Damaged) -> None:
+    """A sealed segment ends in mid-record, its seal is whole."""
+    place = log.places[8]
+    os.truncate(os.path.join(log.path, place.name), place.offset + 10)
+
+
 def vote_gone(log: Damaged) -> None:
     for slot in range(2):
         flip(hard_state.hard_state_path(log.path), 20 + slot * fmt.HARD_STATE_SLOT_BYTES)
@@ -78,6 +84,7 @@ CASES: dict[str, tuple[Callable[[Damaged], None], int, tuple[Hole, ...], dict[st
     "a missing segment, partly purged": (purged_and_gone, 0, (), {"truncate_from": 6}),
     "a hopeless end": (end_gone, 24, (), {"truncate_from": 25}),
     "bytes behind a seal": (behind_the_seal, 30, ((5, 5),), {}),
+    "a short segment": (short, 30, ((8, 10),), {}),
     "a forgotten vote": (vote_gone, 30, (), {"accept_loss": True}),
 }
 

@@ -211,7 +211,7 @@ def test_a_shortened_segment_is_a_hole_at_its_end(log: Damaged) -> None:
     place = log.places[18]
     os.truncate(os.path.join(log.path, place.name), place.offset + 10)
     plan = mend(log.path, without((18, 20)), holes=((18, 20),))
-    assert plan.steps[0].kind == "salvage" and check.check_log(log.path).sound
+    assert kinds(plan) == ["lengthen", "salvage"] and check.check_log(log.path).sound
 
 
 def test_control_a_log_that_was_not_repaired_is_refused(log: Damaged) -> None:
@@ -219,6 +219,19 @@ def test_control_a_log_that_was_not_repaired_is_refused(log: Damaged) -> None:
     with pytest.raises(errors.CorruptLog):
         open_log(log.path)
     assert repair.plan(log.path).needed
+
+
+def test_a_short_segment_lacks_a_seal_only_if_it_ends_before_it(log: Damaged) -> None:
+    path = os.path.join(log.path, NAME(1))
+    due = f"bytes and must have {os.path.getsize(path)};"
+    for size, seal in ((fmt.DATA_OFFSET, False), (fmt.SEAL_OFFSET, True)):
+        os.truncate(path, size)
+        plan = planned(log.path)
+        assert any(step.kind == "lengthen" and f"{size} {due}" in step.sentence for step in plan.steps)
+        assert [step.sentence.partition(";")[0] for step in plan.steps if step.kind == "rewrite seal"] == (
+            ["the seal is missing"] if seal else []
+        )
+    mend(log.path, written(11), holes=((1, 10),))
 
 
 # ---------------------------------------------------------------- what was kept
