@@ -232,7 +232,7 @@ def of_losses(found: Manifest) -> Iterator[Diagnosis]:
 
 # ---------------------------------------------------------------- hard state
 def hard_state_of(files: Files, directory: str) -> list[Diagnosis]:
-    """Both slots of the hard state."""
+    """Both slots of the hard state, and what stands behind them."""
     name = fmt.HARD_STATE_NAME
     try:
         raw = files.read_file(hard_state.hard_state_path(directory))
@@ -240,6 +240,16 @@ def hard_state_of(files: Files, directory: str) -> list[Diagnosis]:
         return [_found(DAMAGE, name, "the hard state is missing: the vote of this term may be forgotten", REPAIR)]
     except OSError as error:
         return [_found(DAMAGE, name, f"the hard state cannot be read: {error.strerror}", DISK)]
+    found, end = _slots_of(raw), 2 * fmt.HARD_STATE_SLOT_BYTES
+    if len(raw) > end:
+        sentence = f"{len(raw) - end} bytes of something else stand behind both slots; nothing reads them"
+        next_step = "`raftlog-mp repair DIR` keeps them aside and cuts them"
+        found.append(_found(WARNING, name, sentence, next_step, offset=end))
+    return found
+
+
+def _slots_of(raw: bytes) -> list[Diagnosis]:
+    name = fmt.HARD_STATE_NAME
     slots = [_slot(raw, number) for number in (0, 1)]
     newer = [slot for slot in slots if isinstance(slot, str)]
     if newer:

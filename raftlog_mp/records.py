@@ -17,7 +17,7 @@ from crc32c import crc32c
 from . import format as fmt
 from .errors import VersionMismatch
 from .files import Files, PathLike, real_path
-from .format import Seal, SegmentHeader
+from .format import RecordHeader, Seal, SegmentHeader
 from .walk import FoundRecord, Source, Verdict, Walk, entries_in_words
 
 __all__ = ["FoundRecord", "SegmentScan", "Verdict", "entries_in_words", "iter_records", "scan_segment"]
@@ -118,21 +118,29 @@ class _Opened:
             return None  # the version field itself has rotted
 
     def _guess(self, start: int) -> tuple[SegmentHeader | None, int]:
-        """A header made up from the first record that proves as a whole, and where that record would have begun."""
+        """A header made up from the first record that proves, and where that record would have begun.
+
+        One of which only the header proves will do, unless the first that proves as a whole contradicts it.
+        """
+        chosen: tuple[int, RecordHeader] | None = None
         for at in self.source.find(fmt.RECORD_MAGIC, start):
             record = fmt.read_record_header(self.source.view(at, fmt.RECORD_BYTES), 0)
             if record is None or (self.seal is not None and record.log_id != self.seal.log_id):
                 continue
             length = fmt.RECORD_BYTES + record.body_bytes
             body = self.source.view(at, length)[fmt.RECORD_BYTES : length]
-            if len(body) != record.body_bytes or crc32c(body) != record.body_crc:
-                continue
-            origin = record.position - (at - start)
-            base = self.seal.base_index if self.seal is not None else record.base_index
-            generation = self.seal.generation if self.seal is not None else record.generation
-            made_up = SegmentHeader(record.log_id, self.segment_id or 0, generation, base, origin, origin, 0, 0, 0)
-            return made_up, start
-        return None, start
+            whole = len(body) == record.body_bytes and crc32c(body) == record.body_crc
+            if chosen is None or (whole and not _may_follow(record, chosen[1], at - chosen[0])):
+                chosen = at, record
+            if whole:
+                break
+        if chosen is None:
+            return None, start
+        at, record = chosen
+        origin = record.position - (at - start)
+        base = self.seal.base_index if self.seal is not None else record.base_index
+        generation = self.seal.generation if self.seal is not None else record.generation
+        return SegmentHeader(record.log_id, self.segment_id or 0, generation, base, origin, origin, 0, 0, 0), start
 
     def nothing(self) -> FoundRecord | None:
         """The one stretch of a file in which not one record proves; None if it has no room for records."""
@@ -146,6 +154,14 @@ class _Opened:
 
 def _seal_names(header: SegmentHeader) -> tuple[int, int, int, int]:
     return header.log_id, header.segment_id, header.generation, header.base_index
+
+
+def _may_follow(record: RecordHeader, before: RecordHeader, distance: int) -> bool:
+    """Whether ``record`` may stand ``distance`` bytes behind ``before`` in one segment."""
+    same = (record.log_id, record.generation, record.position) == (
+        before.log_id, before.generation, before.position + distance
+    )  # fmt: skip
+    return same and record.base_index > before.last_index and record.term >= before.term
 
 
 def iter_records(path: PathLike, *, verify: bool = True, files: Files | None = None) -> Iterator[FoundRecord]:

@@ -33,7 +33,7 @@ class Mender(SegmentMender):
     def run(self) -> None:
         """Do everything that can be done.  If something is ``blocked`` afterwards, it was a rehearsal, and says why."""
         self._dropped: list[SegmentInfo] = []
-        self._highest_term = 0  # of the entries that are dropped, as far as it is known
+        self._highest_term = 0  # of all entries that there were, as far as it is known
         self._beyond = 0  # stream position behind everything that was dropped
         self._find_manifest()
         caches = self._bad_caches()
@@ -42,6 +42,7 @@ class Mender(SegmentMender):
         self._find_gaps()
         if self.blocked and any(not one.needs for one in self.blocked):
             return  # nothing can be said before the files can be read
+        self._highest_term = self._term_of_the_dead()
         plan = make_plan(self.files, self.directory, self.manifest)
         self.findings = plan.findings
         if plan.refusal is not None and plan.refusal.letter != "R":
@@ -99,8 +100,9 @@ class Mender(SegmentMender):
             rows = recovery_table.SEGMENT_ROWS
             sentence = next(row.sentence for row in rows if row.letter == ("K" if found.wrong else "J"))
             return self._give_up_from(found.last_index + 1, name, sentence)
-        if self._cut_at is not None:  # then the log ends before the damage, or not at all
-            return self._note_damage(found.holes[0].first) if found.holes else None
+        live = [part for part in found.holes if part.next > self.manifest.purged_index + 1]
+        if self._cut_at is not None and (live or not found.holes):  # then the log ends before the damage, or not at all
+            return self._note_damage(live[0].first) if live else None
         self._accept_holes(info, found.holes)
         return self._seal_at(info, Survey(found.kept), found.end, found.last_index, found.last_term)
 
@@ -161,6 +163,8 @@ class Mender(SegmentMender):
             return plan
         segments = self.manifest.segments
         kept = [info for info in segments if info.base_index < index]
+        if index == self.manifest.purged_index + 1:
+            kept = []  # what would stay of them was purged, and may be what is damaged
         self._dropped = segments[len(kept) :]
         self._step(
             "drop suffix", fmt.segment_name(segments[-1].segment_id),
@@ -168,7 +172,8 @@ class Mender(SegmentMender):
             "acknowledged them must not vote before its peers have sent them again",
             kept_bytes=self._keep_dropped(), first_index=index, reversible=False,
         )  # fmt: skip
-        self._highest_term = max(plan.last_term, *(i.last_term or i.previous_term for i in segments))
+        terms = [i.last_term or i.previous_term for i in segments]
+        self._highest_term = max(self._highest_term, plan.last_term, *terms)
         self._beyond = max((i.start + i.file_bytes for i in segments), default=0)
         self.manifest.segments, self.manifest.settled = kept, True  # what the ring holds lies beyond
         self._keep_ring(plan.end)
@@ -213,6 +218,14 @@ class Mender(SegmentMender):
         if data and self._acts:
             self.files.write_file(join(self.folder, f"ring.{start}"), data)
         return data
+
+    def _term_of_the_dead(self) -> int:
+        """Term of the last entry that a dead writer of this boot showed; 0 if nothing is left of it."""
+        old = Remains(self.directory, self.manifest)
+        try:
+            return int(old.control.snapshot()["last_term"]) if old.control is not None and old.published else 0
+        finally:
+            old.close()
 
     def _give_up_ring(self, plan: Plan) -> None:
         name, first = fmt.ring_name(self.manifest.generation), plan.last_index + 1

@@ -141,11 +141,13 @@ class SegmentMender:
         return join(self.directory, fmt.segment_name(info.segment_id))
 
     def _give_up_from(self, index: int, file: str, sentence: str) -> None:
+        index = max(index, self.manifest.purged_index + 1)  # the log cannot end before what was purged
         if self._hopeless is None or index < self._hopeless[0]:
             self._hopeless = (index, file, sentence)
         self._note_damage(index)
 
     def _note_damage(self, index: int) -> None:
+        index = max(index, self.manifest.purged_index + 1)
         self._damaged_from = index if self._damaged_from is None else min(index, self._damaged_from)
 
     # ------------------------------------------------------------ manifest and hard state
@@ -162,7 +164,8 @@ class SegmentMender:
                 f"made anew from {len(self.manifest.segments)} segments: a newer one supersedes older ones from its "
                 "first index on. What cannot be known: settings and strategy (defaults), the purge boundary (entry "
                 f"{first - 1}, the one before the first segment: purged entries may be back), the commit index "
-                "(unset), the identity (a new uuid)", *told,
+                "(unset), the identity (a new uuid), which entries a segment had replaced that is gone, too (their old "
+                "content is back: compare with a peer)", *told,
             ])  # fmt: skip
             for name in untold if not self._accept else ():
                 self._block(name, "the manifest is gone, and the segment's own header is damaged: nothing says where "
@@ -175,13 +178,20 @@ class SegmentMender:
             hard_state.load_version(files, directory)
         except CorruptLog:
             return self._forget_vote(term)
-        raw = files.read_file(hard_state.hard_state_path(directory))
-        if raw[: fmt.HARD_STATE_SLOT_BYTES] != raw[fmt.HARD_STATE_SLOT_BYTES :]:
+        path, end = hard_state.hard_state_path(directory), 2 * fmt.HARD_STATE_SLOT_BYTES
+        raw = files.read_file(path)
+        if raw[: fmt.HARD_STATE_SLOT_BYTES] != raw[fmt.HARD_STATE_SLOT_BYTES : end]:
             kept = self._keep(name)
             self._step("heal hard state", name, "one slot is older or damaged; the newest good one is copied over it",
                        kept_bytes=kept)  # fmt: skip
             for _ in range(2):  # a file that was cut short may lack both
                 hard_state.heal(files, directory)
+        if len(raw) > end:
+            sentence = f"{len(raw) - end} bytes of something else stand behind both slots; they are kept aside and cut"
+            self._step("cut", name, sentence, offset=end, kept_bytes=self._keep(name, end))
+            with files.opened(path, write=True) as fd:
+                files.truncate(fd, end)
+                files.sync_all(fd)
         return None
 
     def _forget_vote(self, term: int) -> None:
@@ -302,15 +312,18 @@ class SegmentMender:
                            offset=fmt.SEAL_OFFSET, kept_bytes=kept)  # fmt: skip
                 self._changes_log = True
             return None
-        if scan.bytes < info.size_due():  # zeros stand for what is gone: damage like any other, at a place that stays
+        if scan.bytes < info.size_due():  # what is gone is damage like any other then, at a place that stays
+            sentence = f"it has {scan.bytes} bytes and must have {info.size_due()}; zeros stand for what is gone"
+            self._step("lengthen", name, sentence, offset=scan.bytes)
             with files.opened(self._path(info), write=True) as fd:
                 files.truncate(fd, info.size_due())
                 files.sync_all(fd)
         if scan.damaged or scan.bytes < info.size_due() or scan.good_end < (info.end or 0):
             self._accept_holes(info, self._survey(info).damage)
-        if seal is None or (seal.segment_id, seal.end) != (info.segment_id, info.end) or scan.bytes < info.size_due():
+        if seal is None or (seal.segment_id, seal.end) != (info.segment_id, info.end):
             kept, behind = self._keep(name, fmt.SEAL_OFFSET, fmt.DATA_OFFSET), self._keep_behind(name, info.size_due())
-            sentence = "the seal is damaged; the manifest knows what it said"
+            what = "damaged" if scan.seal_damaged or seal is not None else "missing"
+            sentence = f"the seal is {what}; the manifest knows what it said"
             if behind:
                 sentence += f". {behind} bytes of something else stand behind the end; they are kept aside and cut"
             self._step("rewrite seal", name, sentence, offset=fmt.SEAL_OFFSET, kept_bytes=kept + behind)

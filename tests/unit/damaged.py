@@ -57,8 +57,8 @@ class Damaged(NamedTuple):
         flip(os.path.join(self.path, place.name), place.offset + (1 if header else fmt.RECORD_BYTES + 1))
 
 
-def build(path: str, *, strategy: str = "disk_first", clean: bool = False) -> Damaged:
-    """Three segments, entries 1..30, each acknowledged; killed, or closed in order."""
+def build(path: str, *, strategy: str = "disk_first", clean: bool = False, purged: int = 0) -> Damaged:
+    """Three segments, entries 1..30, each acknowledged, those up to ``purged`` gone; killed, or closed in order."""
     journal, _ = open_log(path, strategy=strategy)
     with open(os.path.join(path, fmt.LOCK_NAME), "wb"):
         pass
@@ -73,6 +73,8 @@ def build(path: str, *, strategy: str = "disk_first", clean: bool = False) -> Da
         places[index] = Place(os.path.basename(journal.segment.path), where)
         group = BATCH if index == BATCH[0] else (index,)
         append(journal, *map(payload_of, group), term=term_of(index), producer=PRODUCER, sequence=index)
+    if purged:
+        journal.purge_to(purged)
     stop(journal) if clean else kill(journal)
     return Damaged(path, places)
 

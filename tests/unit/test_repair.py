@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raftlog_mp import errors, hard_state, layout, manifest, repair
+from raftlog_mp import check, errors, hard_state, layout, manifest, repair
 from raftlog_mp import format as fmt
 from raftlog_mp.files import Files
 from raftlog_mp.types import HardState
@@ -169,6 +169,22 @@ def test_a_lost_manifest_knows_truncations_and_purges(log_dir: str) -> None:
     assert manifest.load(Files(), log_dir).purged_term == term_of(10)
 
 
+def test_a_lost_manifest_does_not_know_what_a_lost_segment_replaced(tmp_path: Path) -> None:
+    log = build(str(tmp_path / "log"), clean=True)
+    journal, _ = open_log(log.path)
+    journal.replace_from(18, [], 0xB2, 1)
+    assert journal.segment is not None
+    gone = journal.segment.path
+    append(journal, b"new", b"new", term=9)
+    journal.roll()
+    append(journal, b"newer", term=9)
+    stop(journal)
+    os.unlink(manifest.manifest_path(log.path))
+    os.unlink(gone)
+    assert "which entries a segment had replaced that is gone, too" in planned(log.path).sentences()[0]
+    mend(log.path, written(1, 19) | {20: (9, b"newer")})
+
+
 def test_segments_without_headers_are_known_by_their_first_records(log: Damaged) -> None:
     os.unlink(manifest.manifest_path(log.path))
     for number in (1, 2, 3):
@@ -252,10 +268,13 @@ def test_committed_entries_are_not_dropped_unasked(log: Damaged) -> None:
     assert manifest.load(Files(), log.path).commit_index == 10
 
 
-def test_no_new_entry_gets_the_id_of_a_dropped_one(log: Damaged) -> None:
+@pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
+def test_no_new_entry_gets_the_id_of_a_dropped_one(tmp_path: Path, strategy: str) -> None:
+    """Not even of one that was only in memory."""
+    log = build(str(tmp_path / "log"), strategy=strategy)
     os.unlink(os.path.join(log.path, NAME(2)))
     carry_out(planned(log.path, truncate_from=11))
-    assert manifest.load(Files(), log.path).term_floor > term_of(20)
+    assert manifest.load(Files(), log.path).term_floor > term_of(30)
 
 
 @pytest.mark.parametrize("clean", [False, True])
@@ -289,6 +308,21 @@ def test_one_bad_slot_is_healed(log: Damaged) -> None:
     flip(hard_state.hard_state_path(log.path), 20)
     assert kinds(mend(log.path, written())) == ["heal hard state"]
     assert hard_state.load(Files(), log.path) == HardState(9, "n1")
+
+
+@pytest.mark.parametrize("bad_slot", [False, True])
+def test_what_stands_behind_the_hard_state_is_cut(log: Damaged, bad_slot: bool) -> None:
+    path, end = hard_state.hard_state_path(log.path), 2 * fmt.HARD_STATE_SLOT_BYTES
+    hard_state.save(Files(), log.path, HardState(9, "n1"), 1)
+    hard_state.heal(Files(), log.path)
+    with open(path, "ab") as file:
+        file.write(b"x" * 88)
+    if bad_slot:
+        flip(path, 20)
+    assert any("88 bytes of something else" in found.sentence for found in check.check_log(log.path).problems)
+    assert kinds(mend(log.path, written())) == ["heal hard state"] * bad_slot + ["cut"]
+    assert hard_state.load(Files(), log.path) == HardState(9, "n1")
+    assert os.path.getsize(path) == end and kept(log.path)[f"{fmt.HARD_STATE_NAME}.{end}"] == b"x" * 88
 
 
 # ---------------------------------------------------------------- life

@@ -16,7 +16,7 @@ from raftlog_mp import format as fmt
 from raftlog_mp.files import Files
 
 from .damaged import Damaged, build, carry_out, written
-from .journals import Entries, copy_log, flip, snapshot
+from .journals import Entries, copy_log, flip, kill, open_log, snapshot
 from .keeping import not_kept
 
 Hole = tuple[int, int]
@@ -57,9 +57,23 @@ def behind_the_seal(log: Damaged) -> None:
     log.hit(5)
 
 
+def short(log: Damaged) -> None:
+    """A sealed segment ends in mid-record, its seal is whole."""
+    place = log.places[8]
+    os.truncate(os.path.join(log.path, place.name), place.offset + 10)
+
+
 def vote_gone(log: Damaged) -> None:
     for slot in range(2):
         flip(hard_state.hard_state_path(log.path), 20 + slot * fmt.HARD_STATE_SLOT_BYTES)
+
+
+def purged_and_gone(log: Damaged) -> None:
+    """The purge boundary lies inside the segment that is missing."""
+    journal, _ = open_log(log.path)
+    journal.purge_to(5)
+    kill(journal)
+    os.unlink(os.path.join(log.path, fmt.segment_name(1)))
 
 
 CASES: dict[str, tuple[Callable[[Damaged], None], int, tuple[Hole, ...], dict[str, object]]] = {
@@ -67,8 +81,10 @@ CASES: dict[str, tuple[Callable[[Damaged], None], int, tuple[Hole, ...], dict[st
     "holes, seals, headers": (holes_everywhere, 30, ((5, 5), (15, 15), (24, 26)), {}),
     "manifest and a hole": (no_manifest, 30, ((15, 15),), {}),
     "a missing segment": (segment_gone, 10, (), {"truncate_from": 11}),
+    "a missing segment, partly purged": (purged_and_gone, 0, (), {"truncate_from": 6}),
     "a hopeless end": (end_gone, 24, (), {"truncate_from": 25}),
     "bytes behind a seal": (behind_the_seal, 30, ((5, 5),), {}),
+    "a short segment": (short, 30, ((8, 10),), {}),
     "a forgotten vote": (vote_gone, 30, (), {"accept_loss": True}),
 }
 

@@ -10,6 +10,7 @@ import pytest
 from raftlog_mp import check, errors, log_reader, manifest, repair
 from raftlog_mp import format as fmt
 from raftlog_mp.files import Files
+from raftlog_mp.records import iter_records
 from raftlog_mp.types import LogId
 
 from .damaged import (
@@ -210,7 +211,7 @@ def test_a_shortened_segment_is_a_hole_at_its_end(log: Damaged) -> None:
     place = log.places[18]
     os.truncate(os.path.join(log.path, place.name), place.offset + 10)
     plan = mend(log.path, without((18, 20)), holes=((18, 20),))
-    assert plan.steps[0].kind == "salvage" and check.check_log(log.path).sound
+    assert kinds(plan) == ["lengthen", "salvage"] and check.check_log(log.path).sound
 
 
 def test_control_a_log_that_was_not_repaired_is_refused(log: Damaged) -> None:
@@ -218,3 +219,47 @@ def test_control_a_log_that_was_not_repaired_is_refused(log: Damaged) -> None:
     with pytest.raises(errors.CorruptLog):
         open_log(log.path)
     assert repair.plan(log.path).needed
+
+
+def test_a_short_segment_lacks_a_seal_only_if_it_ends_before_it(log: Damaged) -> None:
+    path = os.path.join(log.path, NAME(1))
+    due = f"bytes and must have {os.path.getsize(path)};"
+    for size, seal in ((fmt.DATA_OFFSET, False), (fmt.SEAL_OFFSET, True)):
+        os.truncate(path, size)
+        plan = planned(log.path)
+        assert any(step.kind == "lengthen" and f"{size} {due}" in step.sentence for step in plan.steps)
+        assert [step.sentence.partition(";")[0] for step in plan.steps if step.kind == "rewrite seal"] == (
+            ["the seal is missing"] if seal else []
+        )
+    mend(log.path, written(11), holes=((1, 10),))
+
+
+# ---------------------------------------------------------------- what was kept
+def verdicts(path: str) -> list[tuple[str, int | None, int | None]]:
+    return [(found.verdict.value, found.first_index, found.last_index) for found in iter_records(path)]
+
+
+def test_what_was_salvaged_tells_what_it_held(log: Damaged) -> None:
+    """Nothing in the copy proves but the record's header."""
+    log.hit(15)
+    log.hit(25)
+    carry_out(planned(log.path))
+    folder = os.path.join(log.path, fmt.QUARANTINE_NAME, "repair-0001")
+    for index, held in ((15, (15, 15)), (25, (24, 26))):
+        name, offset = log.places[index]
+        assert verdicts(os.path.join(folder, f"{name}.{offset}")) == [("bad body", *held)]
+
+
+def test_a_piece_begins_with_the_first_header_that_nothing_contradicts(log: Damaged, tmp_path: Path) -> None:
+    name = os.path.join(log.path, log.places[12].name)
+
+    def record_of(index: int) -> bytes:
+        start = log.places[index].offset
+        return read_at(name, start, log.places[index + 1].offset - start)
+
+    piece = tmp_path / "piece"
+    damaged = record_of(12)[:-1] + b"?"
+    piece.write_bytes(damaged + record_of(13))
+    assert verdicts(str(piece)) == [("bad body", 12, 12), ("good", 13, 13)]
+    piece.write_bytes(damaged + record_of(15) + record_of(16))
+    assert [found[1:] for found in verdicts(str(piece)) if found[0] == "good"] == [(15, 15), (16, 16)]

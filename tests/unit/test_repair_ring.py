@@ -73,6 +73,18 @@ def test_a_ring_that_cannot_be_read_at_all_is_given_up_whole(log_dir: str) -> No
     kill(journal)
 
 
+def test_no_new_entry_gets_the_id_of_one_that_was_in_the_ring(log_dir: str) -> None:
+    journal, _ = open_log(log_dir, strategy="mem_first")
+    start = journal.end
+    append(journal, b"one", term=2)
+    append(journal, b"two", term=5)
+    kill(journal)
+    lock(log_dir)
+    flip(ring_path(log_dir), start)
+    carry_out(planned(log_dir, accept_loss=True))
+    assert manifest.load(Files(), log_dir).term_floor > 5
+
+
 # ---------------------------------------------------------------- what is only in memory comes along
 def test_a_hole_in_the_files_and_entries_in_the_ring(log_dir: str) -> None:
     log = build(log_dir, strategy="mem_first")  # segments 1 and 2 flushed, the third only in the ring
