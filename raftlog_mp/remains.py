@@ -58,3 +58,12 @@ class Remains:
             self.ring.close()
         if self.control is not None:
             self.control.close()
+
+
+def last_term_of_the_dead(directory: str, manifest: Manifest) -> int:
+    """Term of the last entry that a dead writer of this boot showed; 0 if nothing is left of it."""
+    old = Remains(directory, manifest)
+    try:
+        return int(old.control.snapshot()["last_term"]) if old.control is not None and old.published else 0
+    finally:
+        old.close()

@@ -12,7 +12,7 @@ from .files import join
 from .findings import Plan, make_plan
 from .mending import apply_plan
 from .records import scan_segment
-from .remains import Remains
+from .remains import Remains, last_term_of_the_dead
 from .repair_steps import SegmentMender
 from .segment import seal_segment
 from .survey import Survey, ending_of, header_of
@@ -42,7 +42,7 @@ class Mender(SegmentMender):
         self._find_gaps()
         if self.blocked and any(not one.needs for one in self.blocked):
             return  # nothing can be said before the files can be read
-        self._highest_term = self._term_of_the_dead()
+        self._highest_term = last_term_of_the_dead(self.directory, self.manifest)
         plan = make_plan(self.files, self.directory, self.manifest)
         self.findings = plan.findings
         if plan.refusal is not None and plan.refusal.letter != "R":
@@ -218,14 +218,6 @@ class Mender(SegmentMender):
         if data and self._acts:
             self.files.write_file(join(self.folder, f"ring.{start}"), data)
         return data
-
-    def _term_of_the_dead(self) -> int:
-        """Term of the last entry that a dead writer of this boot showed; 0 if nothing is left of it."""
-        old = Remains(self.directory, self.manifest)
-        try:
-            return int(old.control.snapshot()["last_term"]) if old.control is not None and old.published else 0
-        finally:
-            old.close()
 
     def _give_up_ring(self, plan: Plan) -> None:
         name, first = fmt.ring_name(self.manifest.generation), plan.last_index + 1

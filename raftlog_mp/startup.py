@@ -18,6 +18,7 @@ from .manifest import Manifest, shm_folder
 from .mending import apply_plan
 from .pipeline import Carried
 from .place import check_place
+from .remains import last_term_of_the_dead
 from .ring import RingWriter
 from .term_history import merged, runs_in_records, runs_of_log
 from .terms import TermTable
@@ -102,7 +103,8 @@ def _begin_generation(files: Files, directory: str, found: Manifest, config: Log
     if plan.loss_possible or found.copied:
         # What is appended without a term gets a new one, so that no entry ever has the id of one that was lost: a
         # consumer whose checkpoint is among the lost is told, instead of skipping what took its place.
-        found.term_floor = max(found.term_floor, plan.last_term, 1) + 1
+        lost = last_term_of_the_dead(directory, found) if plan.loss_possible else 0
+        found.term_floor = max(found.term_floor, plan.last_term, lost, 1) + 1
     if found.copied:
         found.uuid, found.copied = str(uuid.uuid4()), False
     found.generation += 1  # durable before any record, control block or lane carries it

@@ -84,6 +84,19 @@ def test_damaged_ring_is_refused(log_dir: str) -> None:
     refused(log, "R")
 
 
+def test_no_new_entry_gets_the_id_of_one_that_was_lost_with_the_ring(log_dir: str) -> None:
+    """The files know nothing of its term; the dead writer's control block does."""
+    journal, _ = open_log(log_dir, strategy="mem_first")
+    append(journal, b"one", term=2)
+    append(journal, b"two", term=5)
+    generation = journal.generation
+    kill(journal)
+    os.unlink(os.path.join(log_dir, "shm", fmt.ring_name(generation)))
+    journal, plan = open_log(log_dir)
+    assert plan.loss_possible and journal.manifest.term_floor > 5
+    kill(journal)
+
+
 def test_missing_ring_says_that_loss_is_possible(log_dir: str) -> None:
     log = mem_first(log_dir, b"one")
     os.unlink(ring_path(log))
