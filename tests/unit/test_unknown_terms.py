@@ -16,7 +16,7 @@ from raftlog_mp.terms import TermRuns, unknown_terms
 from raftlog_mp.types import LogId
 
 from .damaged import Damaged, build, carry_out, planned, term_of
-from .journals import overwrite
+from .journals import open_log, overwrite, refused, snapshot, stop
 
 # Terms of the log: 1 to entry 6, 2 to 13, 3 to 20, 4 to 27, 5 to 30.  Segments begin with 1, 11 and 21.
 SEALED = 2
@@ -141,6 +141,31 @@ def test_a_sealed_segment_that_is_gone_with_its_terms(log: Damaged) -> None:
         assert not_told(lambda: reader.term_of(15)) == not_told(lambda: reader.first_index_of_term(3)) == (11, 19)
         # The manifest states what a sealed segment ends with.
         assert [reader.term_of(index) for index in (10, 20, 21)] == [2, 3, 4]
+
+
+# ---------------------------------------------------------------- a writer
+def test_a_start_does_not_guess(log: Damaged) -> None:
+    forget_terms(log)
+    log.hit(14, header=True)
+    error = refused(log.path, "F", segment=fmt.segment_name(SEALED), first_index=14, last_index=14, term=2)
+    assert error.offset == log.places[14].offset and "raftlog-mp repair" in str(error)
+
+
+def test_a_start_knows_what_lies_within_a_term(log: Damaged) -> None:
+    forget_terms(log)
+    log.hit(12, header=True)
+    journal, _ = open_log(log.path)
+    assert journal.terms.runs.runs() == [(1, 1), (7, 2), (14, 3), (21, 4), (28, 5)]
+    stop(journal)
+
+
+def test_no_guess_is_kept(log: Damaged) -> None:
+    log.hit(14, header=True)
+    carry_out(planned(log.path))
+    forget_terms(log)
+    journal, _ = open_log(log.path)
+    stop(journal)
+    assert fmt.terms_name(SEALED) not in snapshot(log.path)
 
 
 # ---------------------------------------------------------------- the rule
