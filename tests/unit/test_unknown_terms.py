@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 import raftlog_mp
-from raftlog_mp import errors, log_reader
+from raftlog_mp import errors, layout, log_reader
 from raftlog_mp import format as fmt
 from raftlog_mp.log_reader import LogReader
 from raftlog_mp.terms import TermRuns, unknown_terms
 from raftlog_mp.types import LogId
 
-from .damaged import Damaged, build, carry_out, planned, term_of
+from .damaged import Damaged, build, carry_out, payload_of, planned, term_of
 from .journals import open_log, overwrite, refused, snapshot, stop
+from .test_orders import Desk
 
 # Terms of the log: 1 to entry 6, 2 to 13, 3 to 20, 4 to 27, 5 to 30.  Segments begin with 1, 11 and 21.
 SEALED = 2
@@ -166,6 +167,59 @@ def test_no_guess_is_kept(log: Damaged) -> None:
     journal, _ = open_log(log.path)
     stop(journal)
     assert fmt.terms_name(SEALED) not in snapshot(log.path)
+
+
+def test_append_entries_never_matches_a_guess(log: Damaged) -> None:
+    forget_terms(log)
+    log.hit(14, header=True)
+    carry_out(planned(log.path))
+    desk = Desk(log.path)
+    for term in (2, 3):
+        assert desk.entries(LogId(term, 14), (9, [b"x"]))[0] == layout.MISMATCH
+    assert desk.entries(LogId(2, 13), (3, [payload_of(14)]))[0] == layout.OK
+    assert desk.journal.next_index == 15, "filled, and what stood behind it replaced"
+    desk.close()
+
+
+def test_append_entries_does_not_match_an_end_that_is_lost(log: Damaged) -> None:
+    """Its term is known, and yet no leader may count it."""
+    journal, _ = open_log(log.path)
+    stop(journal)
+    log.hit(30)
+    carry_out(planned(log.path))
+    desk = Desk(log.path)
+    assert desk.entries(LogId(5, 30), (5, [b"x"]))[:3] == (layout.MISMATCH, 30, 5)
+    assert desk.entries(LogId(5, 29), (5, [payload_of(30)]))[0] == layout.OK
+    assert desk.entries(LogId(5, 30), (5, [b"x"]))[0] == layout.OK
+    desk.close()
+
+
+def test_no_guess_becomes_the_end_or_the_beginning(log: Damaged) -> None:
+    log.hit(14, header=True)
+    carry_out(planned(log.path))
+    desk = Desk(log.path)
+    unknown = (layout.TERM_UNKNOWN, 14, 0, 2, 0)
+    before = desk.journal.terms.runs.runs()
+    assert desk.give(layout.SUBMIT_TRUNCATE, 15) == desk.give(layout.SUBMIT_PURGE, 14) == unknown
+    assert desk.give(layout.SUBMIT_PURGE, 14, 2) == desk.give(layout.SUBMIT_PURGE, 14, 3) == unknown
+    assert desk.journal.terms.runs.runs() == before and desk.journal.next_index == 31
+    assert desk.give(layout.SUBMIT_COMMIT, 14)[0] == layout.OK
+    assert desk.give(layout.SUBMIT_RESET, 14, 4)[0] == layout.COMMITTED, "more than it can have had"
+    assert desk.give(layout.SUBMIT_RESET, 14, 1)[0] == layout.COMMITTED, "less"
+    assert desk.give(layout.SUBMIT_PURGE, 13)[0] == layout.OK
+    desk.close()
+    with log_reader.open_reader(log.path) as reader:
+        assert not_told(lambda: reader.first_index_of_term(2)) == (14, 14), "14 may have the boundary's term"
+
+
+def test_a_snapshot_may_end_in_a_hole(log: Damaged) -> None:
+    forget_terms(log)  # the table then has a lower term there
+    log.hit(14, header=True)
+    carry_out(planned(log.path))
+    desk = Desk(log.path)
+    assert desk.give(layout.SUBMIT_COMMIT, 14)[0] == desk.give(layout.SUBMIT_RESET, 14, 3)[0] == layout.OK
+    assert desk.journal.purged == LogId(3, 14)
+    desk.close()
 
 
 # ---------------------------------------------------------------- the rule
