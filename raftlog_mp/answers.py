@@ -87,6 +87,12 @@ def refusal(
             f"an entry of term {term} stands at the index: another one than was named; nothing was changed",
             last_index=where,
         ),
+        layout.TERM_UNKNOWN: lambda: errors.CorruptLog(
+            f"the log can neither end nor begin there: from entry {where} on, behind one of term {term}, entries are "
+            "damaged, and nobody knows where in the damage the term changes; nothing was changed. Fetch them from a "
+            f"peer: truncate_from({where}), then append_entries(). `raftlog-mp check {directory}` says more.",
+            first_index=where, term=term or None,
+        ),
         layout.VOTED: lambda: errors.StaleTerm(
             f"another vote was given in term {term}: a node votes once a term; nothing was changed", term=term,
             current_term=term,

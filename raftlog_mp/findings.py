@@ -20,6 +20,7 @@ from .manifest import Manifest
 from .producers import Producers
 from .remains import Remains
 from .segment import Scan, proves, scan_records
+from .term_history import guess_in, history_of_log, term_changes
 from .types import PersistenceStrategy
 
 
@@ -93,6 +94,8 @@ def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: 
             durable=max(manifest.durable, old.durable), failed=manifest.failed or old.failed,
         )  # fmt: skip
         _scan_files(files, directory, manifest, old, plan, fresh_reads)
+        if plan.refusal is None and fresh_reads:
+            _check_terms(files, directory, manifest, plan)
         if plan.refusal is None and manifest.strategy == PersistenceStrategy.MEM_FIRST:
             decide_ring(manifest, old, plan)
         if manifest.clean and manifest.producers:
@@ -131,6 +134,18 @@ def _scan_files(
             continue
         name = fmt.segment_name(number)
         plan.findings.append(Finding("G", table.RECREATE, name, "an unfinished roll left this file; it holds no entry"))
+
+
+def _check_terms(files: Files, directory: str, manifest: Manifest, plan: Plan) -> None:
+    """A writer compares terms for other nodes: it does not start over a guess (readers name what they cannot tell)."""
+    history = history_of_log(files, directory, manifest, plan.segments, unreadable_is_damage=False)
+    guess = guess_in(history, manifest, plan.segments)
+    if guess is not None:
+        plan.refusal = Finding(
+            "F", table.REFUSE, fmt.segment_name(guess.segment_id), term_changes(guess), guess.offset, guess.first,
+            guess.last, guess.before,
+        )  # fmt: skip
+        plan.findings.append(plan.refusal)
 
 
 def _segments_on_disk(files: Files, directory: str) -> set[int]:

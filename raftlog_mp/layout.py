@@ -184,3 +184,4 @@ COMMITTED = 10  # it is at or below the commit index; first: that
 PURGED = 11  # it was purged; first: first index
 OTHER_ENTRY = 12  # another term stands at the index; first: last index, term: that term
 VOTED = 13  # another vote was given in this term; term: that term
+TERM_UNKNOWN = 14  # the term changes in damage there; first: first index of the damage, term: the one before it

@@ -19,6 +19,8 @@ from .metrics import LogStats, stats_of
 from .protocol import READER
 from .reader import TRIES, Reader
 from .source import Source
+from .term_history import unknown_error
+from .terms import TermRuns, Unknown
 from .types import Entry, HardState, LogId
 
 
@@ -29,6 +31,7 @@ class _Default:
 
 DEFAULT: Any = _Default()
 Timeout = float | None
+Bounds = tuple[int, int, LogId]  # first index, last index, purge boundary
 T = TypeVar("T")
 
 
@@ -112,51 +115,88 @@ class LogReader:
                 f"upto={upto!r} is not allowed: give {allowed}", field="upto", value=upto, allowed=allowed
             )
         seconds = check_timeout(timeout)
+        if after is not None:
+            self._check_term_known(as_log_id("after", after).index)
         return Follower(self._reader, self._link, start, after, upto, seconds)
 
     # ------------------------------------------------------------ terms
     def term_of(self, index: int) -> int | None:
-        """The term of the entry at ``index``, or of the purge boundary; None if there is no such entry."""
-        check_integer("index", index)
-        self._link.check_open()
+        """The term of the entry at ``index``, or of the purge boundary; None if there is no such entry.
 
-        def look(view: Any) -> int | None:
-            # last_index before the table: the term of a visible entry is in it.
-            first, last, purged = bounds(view)
+        :class:`CorruptLog` if the entry is damaged and the term changes in the damage.
+        """
+        check_integer("index", index)
+
+        def look(runs: TermRuns, where: Bounds, unknown: list[Unknown]) -> int | None | Unknown:
+            first, last, purged = where
             if index == purged.index:
                 return purged.term or None
             if not first <= index <= last:
                 return None
-            term: int | None = view.terms.ask(view.control.terms.load(shm.ACQUIRE), lambda runs: runs.term_of(index))
-            return term
+            return next((one for one in unknown if one.holds(index)), None) or runs.term_of(index)
 
-        found = self._reader.steady(look)
+        found = self._ask_terms(look)
         if found is None:
             self._source.check_readable(index)
-        lost = self._source.lost_at(index)
-        if lost is not None and self.term_of(lost[0] - 1) != self.term_of(lost[1] + 1):
-            raise self._source.loss(lost)  # where in the hole the term changed, nobody knows
         return found
 
     def first_index_of_term(self, term: int) -> int | None:
-        """Index of the first entry of ``term`` in the log; None if there is none."""
-        return self._range_of_term(term)[0]
+        """Index of the first entry of ``term`` in the log; None if there is none.
+
+        :class:`CorruptLog` if damage hides where the term begins, or whether there is such an entry.
+        """
+        return self._end_of_term(term, last=False)
 
     def last_index_of_term(self, term: int) -> int | None:
-        """Index of the last entry of ``term`` in the log; None if there is none."""
-        return self._range_of_term(term)[1]
+        """Index of the last entry of ``term`` in the log; None if there is none.
 
-    def _range_of_term(self, term: int) -> tuple[int, int] | tuple[None, None]:
+        :class:`CorruptLog` if damage hides where the term ends, or whether there is such an entry.
+        """
+        return self._end_of_term(term, last=True)
+
+    def _end_of_term(self, term: int, *, last: bool) -> int | None:
         check_integer("term", term)
+
+        def look(runs: TermRuns, where: Bounds, unknown: list[Unknown]) -> int | None | Unknown:
+            for one in unknown:
+                # Terms never fall: this one ends in the damage, begins there, or lies in it if it is there at all.
+                ends, begins = term == one.before, term == one.after
+                if one.first == where[0]:  # whether an entry of the boundary's term is left, nobody knows
+                    begins = begins or ends
+                if one.before < term < one.after or (ends if last else begins):
+                    return one
+            low, high = runs.range_of(term)
+            low, high = max(low, where[0]), min(high, where[1])
+            return (high if last else low) if low <= high else None
+
+        return self._ask_terms(look)
+
+    def _ask_terms(self, look: Callable[[TermRuns, Bounds, list[Unknown]], int | None | Unknown]) -> int | None:
+        """What ``look`` finds in the table; :class:`CorruptLog` for entries whose terms nobody knows."""
         self._link.check_open()
 
-        def look(view: Any) -> tuple[int, int] | tuple[None, None]:
-            first, last, _ = bounds(view)
-            low, high = view.terms.ask(view.control.terms.load(shm.ACQUIRE), lambda runs: runs.range_of(term))
-            low, high = max(low, first), min(high, last)
-            return (low, high) if low <= high else (None, None)
+        def ask(view: Any) -> int | None | Unknown:
+            # last_index before the table: the term of a visible entry is in it.
+            where = bounds(view)
 
-        return self._reader.steady(look)
+            def question(runs: TermRuns) -> int | None | Unknown:
+                return look(runs, where, self._source.unknown_terms(view, runs, where[2], where[1]))
+
+            answer: int | None | Unknown = view.terms.ask(view.control.terms.load(shm.ACQUIRE), question)
+            return answer
+
+        for _ in range(TRIES):
+            era = self._reader.era()
+            found = self._reader.steady(ask)
+            if not isinstance(found, Unknown):
+                return found
+            if self._reader.calm(era):  # else the damage that the manifest named may be gone by now
+                raise unknown_error(self.path, found)
+        raise errors.WriterUnavailable(f"{self.path} kept changing while it was read; try again")
+
+    def _check_term_known(self, index: int) -> None:
+        """:class:`CorruptLog` if nobody knows the term of the entry there, so that nothing can be compared with it."""
+        self._ask_terms(lambda _, __, unknown: next((one for one in unknown if one.holds(index)), None))
 
     # ------------------------------------------------------------ frontiers
     def _control(self) -> Any:
@@ -276,6 +316,7 @@ class LogReader:
             raise errors.Truncated(f"entry {target} was truncated: the log ends at index {last}", last_index=last)
         if not isinstance(index, LogId):
             return
+        self._check_term_known(target)
 
         def look(view: Any) -> bool:
             purged = bounds(view)[2]

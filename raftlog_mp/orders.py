@@ -21,6 +21,7 @@ from .layout import ENTRY_RUN, ENTRY_RUN_BYTES, FLAG_TERM_GIVEN, INDEX_MAX, TERM
 from .matching import Committed, Match, Mismatch, Standing, decide
 from .pipeline import Batch
 from .protocol import BOUNDARY_INDEX_MAX, unpack_hard_state
+from .terms import Unknown, unknown_terms
 from .types import HardState, LogId
 
 PURGES_KEPT = 64  # submissions of the newest purges that the manifest names
@@ -85,7 +86,8 @@ class Orders:
         here = self._standing()
         match decide(prev, [(batch.term, batch.count) for batch in batches], here):
             case Mismatch(conflict):
-                return sequence, layout.MISMATCH, here.last.index, here.last.term, conflict.term, conflict.index
+                last = self._last
+                return sequence, layout.MISMATCH, last.index, last.term, conflict.term, conflict.index
             case Committed():
                 return sequence, layout.COMMITTED, here.commit_index, 0, 0, 0
             case Match(skip, cut):
@@ -113,7 +115,18 @@ class Orders:
             ends = [runs.end_of(index), *(row[0] for row in holes if row[0] > index)]
             return min((end for end in ends if end is not None), default=None)
 
-        return Standing(self._last, journal.purged, state.commit_index, term_of, runs.first_of, end_of)
+        last = self._last
+        if term_of(last.index) is None and last.index > journal.purged.index:
+            last = LogId(-1, last.index)  # its term is known, but nobody has it: no leader may count it
+        return Standing(last, journal.purged, state.commit_index, term_of, runs.first_of, end_of)
+
+    def _unknown(self, index: int) -> Unknown | None:
+        """The hole that holds the entry, if nobody knows which term that had."""
+        journal = self.journal
+        found = unknown_terms(
+            journal.terms.runs, journal.manifest.live_lost(), journal.purged, journal.next_index - 1
+        )
+        return next((one for one in found if one.holds(index)), None)
 
     def _parse(self, fields: Fields, body: Any, term: int) -> list[Batch] | int:
         """The batches in a verified copy, or the status to answer; ``term`` is that of prev."""
@@ -172,6 +185,9 @@ class Orders:
         if index <= journal.manifest.commit_index:
             return sequence, layout.COMMITTED, journal.manifest.commit_index, 0, 0, 0
         if index <= last.index:
+            one = self._unknown(index - 1)  # the term that the log would end with
+            if one is not None:
+                return sequence, layout.TERM_UNKNOWN, one.first, 0, one.before, 0
             journal.replace_from(index, [], producer, sequence)
         return self.done(sequence)
 
@@ -180,6 +196,9 @@ class Orders:
         purged, last = journal.purged, self._last
         if index > last.index:
             return sequence, layout.GAP, last.index, 0, 0, 0
+        one = self._unknown(index)  # the boundary's term is stated for good
+        if one is not None:
+            return sequence, layout.TERM_UNKNOWN, one.first, 0, one.before, 0
         if index >= purged.index and term:
             found = journal.terms.runs.term_of(index) or 0
             if found != term:
@@ -203,7 +222,9 @@ class Orders:
     def _reset(self, fields: Fields, _: Any, producer: int) -> Completion:
         sequence, boundary, journal = fields[6], LogId(fields[8], fields[7]), self.journal
         purged, commit, last = journal.purged, journal.manifest.commit_index, self._last
-        committed_term = journal.terms.runs.term_of(commit) or 0
+        committed_term = highest = journal.terms.runs.term_of(commit) or 0
+        if (one := self._unknown(commit)) is not None:
+            committed_term, highest = one.before, one.after
         lowest = max(purged.term, committed_term)
         if boundary.index > BOUNDARY_INDEX_MAX:
             return sequence, layout.MALFORMED, 0, 0, 0, 0
@@ -211,7 +232,7 @@ class Orders:
             return sequence, layout.COMMITTED, commit, 0, 0, 0
         if 0 < boundary.index < purged.index:
             return sequence, layout.PURGED, purged.index + 1, 0, 0, 0
-        if boundary.index == commit and boundary.term != committed_term:
+        if boundary.index == commit and not committed_term <= boundary.term <= highest:
             return sequence, layout.COMMITTED, commit, 0, 0, 0
         if boundary.index == purged.index and boundary.term != purged.term:
             return sequence, layout.OTHER_ENTRY, last.index, 0, purged.term, 0

@@ -22,8 +22,9 @@ from .manifest import Manifest
 from .ring import Get, ShortWay
 from .segment import SegmentReader, scan_records
 from .survey import survey
-from .term_history import runs_in_file, runs_in_records, runs_of_log
-from .terms import Run, TermRuns
+from .term_history import history_of_log, runs_in_file, runs_in_records
+from .terms import Run, TermRuns, Unknown, unknown_terms
+from .types import LogId
 
 T = TypeVar("T")
 NO_INDEX = 1 << 63  # beyond every index: an active index that holds nothing
@@ -96,16 +97,17 @@ class _FileTerms:
         self._files, self._directory, self._manifest, self._plan = files, directory, found, plan
         self._tail_runs = tail_runs
         self._runs: TermRuns | None = None
+        self.damage: list[list[int]] = []  # where they are a guess that no repair has noted; known once asked
 
     def ask(self, _word: int, question: Callable[[TermRuns], T]) -> T:
         """As :meth:`TermReader.ask`."""
         if self._runs is None:
-            plan = self._plan
-            runs = runs_of_log(self._files, self._directory, self._manifest, plan.segments)
+            plan, files, directory = self._plan, self._files, self._directory
+            runs, self.damage = history_of_log(files, directory, self._manifest, plan.segments)
             if self._tail_runs is not None:
                 runs += self._tail_runs
             elif plan.tail is not None:
-                runs += runs_in_file(self._files, self._directory, plan.tail, plan.file_end)
+                runs += runs_in_file(files, directory, plan.tail, plan.file_end)
             self._runs = TermRuns(runs + runs_in_records(plan.ring_bytes))
         return question(self._runs)
 
@@ -348,8 +350,7 @@ class Source:
 
     def has_holes(self) -> bool:
         """Whether repair has given up any entries."""
-        found = self._manifest
-        return found is not None and bool(found.lost)
+        return self._manifest is not None and bool(self._manifest.lost)
 
     def before_lost(self, index: int, stop: int, info: SegmentInfo) -> int:
         """Up to which index entries from ``index`` on may be read in one go: ``stop``, the segment's end, or a hole."""
@@ -381,6 +382,11 @@ class Source:
             f"truncate_from({first}), then append_entries()",
             segment=name, offset=offset, first_index=first, last_index=last,
         )  # fmt: skip
+
+    def unknown_terms(self, view: Any, runs: TermRuns, purged: LogId, last: int) -> list[Unknown]:
+        """Which entries of the log have a term that nobody knows; ``runs``: the table of ``view``."""
+        damage = [*(self._manifest.live_lost() if self._manifest is not None else ()), *view.terms.damage]
+        return unknown_terms(runs, damage, purged, last) if damage else []
 
     def check_readable(self, index: int) -> None:
         """Raise :class:`CorruptLog` for an index behind the end if damage, not absence, keeps it from being served."""

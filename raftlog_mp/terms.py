@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sortedcontainers import SortedDict
 
@@ -19,6 +19,7 @@ from . import layout, shm
 from .errors import VersionMismatch
 from .files import Files, join
 from .layout import TERM_EDITION_SHIFT, TERM_RUN, TERM_RUN_BYTES
+from .types import LogId
 
 T = TypeVar("T")
 Run = tuple[int, int]  # first index, term
@@ -84,6 +85,45 @@ class TermRuns:
 
     def __len__(self) -> int:
         return len(self._by_index)
+
+
+class Unknown(NamedTuple):
+    """Entries in damage in which the term changes: each has one from ``before`` to ``after``, nobody knows which."""
+
+    first: int
+    last: int
+    before: int  # term of the entry before them; 0 if none stands there
+    after: int  # of the entry behind them
+    segment_id: int  # where the damage begins
+    offset: int  # in that segment's file
+
+    def holds(self, index: int) -> bool:
+        """Whether the entry at ``index`` is one of them."""
+        return self.first <= index <= self.last
+
+
+def unknown_terms(runs: TermRuns, damage: Iterable[Sequence[int]], purged: LogId, last: int) -> list[Unknown]:
+    """Which terms nobody knows, in a log that ends with ``last``.  ``damage``: rows like those of ``Manifest.lost``.
+
+    Terms never fall: damage between two entries of one term holds no other.  In damage ``runs`` is a guess; it is right
+    everywhere else, and of the last entry, whose term is stated where the end of the log is.
+    """
+    stretches: list[list[int]] = []
+    for first, end, segment_id, offset in sorted(map(tuple, damage)):
+        low, high = max(first, purged.index + 1), min(end, last)
+        if low > high:
+            continue
+        if stretches and low <= stretches[-1][1] + 1:  # a stretch of damage may be noted as several rows
+            stretches[-1][1] = max(stretches[-1][1], high)
+        else:
+            stretches.append([low, high, segment_id, offset])
+    found = []
+    for low, high, segment_id, offset in stretches:
+        before = purged.term if low - 1 == purged.index else runs.term_of(low - 1) or 0
+        after, end = runs.term_of(min(high + 1, last)) or 0, min(high, last - 1)
+        if before != after and low <= end:
+            found.append(Unknown(low, end, before, after, segment_id, offset))
+    return found
 
 
 @dataclass(slots=True)
@@ -178,6 +218,9 @@ class TermTable:
 
 class TermReader:
     """A reader's copy of the table, brought up to date when the word says that it grew or that there is another."""
+
+    # A writer does not start over guesses: where its table holds one, the manifest's ``lost`` says so.
+    damage: Sequence[Sequence[int]] = ()
 
     def __init__(self, folder: str, generation: int) -> None:
         self._folder, self._generation = folder, generation

@@ -85,7 +85,7 @@ def test_documented_submission_and_completion() -> None:
 def test_documented_statuses() -> None:
     for row in TABLES["Statuses"]:
         assert getattr(layout, row["name"]) == int(row["status"])
-    assert len(TABLES["Statuses"]) == layout.VOTED + 1
+    assert len(TABLES["Statuses"]) == layout.TERM_UNKNOWN + 1
 
 
 def test_documented_kinds_of_submissions() -> None:
