@@ -200,8 +200,15 @@ class Files:
             raise OSError(errno.EIO, f"replaced, but not known to be durable: {error.strerror}", path) from error
 
     def write_cache(self, path: str, data: bytes) -> None:
-        """Put ``data`` at ``path`` atomically, but not durably: for what a checksum proves and can be made again."""
-        self._replace(path, data, None, sync=False)
+        """Put ``data`` at ``path`` atomically, but not durably: for what a checksum proves and can be made again.
+
+        A directory in its place is no file of ours, and must not keep a log from starting: it is moved aside.
+        """
+        try:
+            self._replace(path, data, None, sync=False)
+        except IsADirectoryError:
+            self.rename(path, path + ".directory")
+            self._replace(path, data, None, sync=False)
 
     def _replace(self, path: str, data: bytes, ready: Callable[[], None] | None, *, sync: bool) -> None:
         temporary = path + ".tmp"
