@@ -152,12 +152,15 @@ class _Examination:
             return manifest.load(self.files, self.path)
         except VersionMismatch as error:
             self._say(DAMAGE, fmt.MANIFEST_NAME, diagnoses.newer_in_words(error), diagnoses.UPGRADE)
-        except CorruptLog:
+        except CorruptLog as error:
             there = self.files.exists(manifest.manifest_path(self.path))
             what = "is damaged" if there else "is missing, although there are segments"
+            next_step = diagnoses.REPAIR
+            if isinstance(error.__cause__, OSError):
+                what, next_step = f"cannot be read ({error.__cause__.strerror})", diagnoses.DISK
             self._say(
                 DAMAGE, fmt.MANIFEST_NAME, f"the manifest {what}: nothing says which segments the log consists of, so "
-                "it opens neither for writing nor for reading", diagnoses.REPAIR, letter="A", offset=0,
+                "it opens neither for writing nor for reading", next_step, letter="A", offset=0,
             )  # fmt: skip
         return None
 

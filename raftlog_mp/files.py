@@ -18,6 +18,7 @@ from .errors import NotALog
 
 PathLike = str | os.PathLike[str]
 
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
 _READ_BYTES = 1 << 24  # in one system call
 _LOAD_BYTES = 1 << 20  # in one piece into memory
 
@@ -184,6 +185,9 @@ class Files:
         fd = self.open(path)
         try:
             return self.pread(fd, self.size(fd), 0)
+        except OSError as error:
+            error.filename = error.filename or path  # a descriptor has no name to tell
+            raise
         finally:
             self.close(fd)
 

@@ -13,7 +13,7 @@ import pytest
 from raftlog_mp import check, layout, manifest, shm
 from raftlog_mp import format as fmt
 from raftlog_mp.check import check_log
-from raftlog_mp.diagnoses import DAMAGE, WARNING
+from raftlog_mp.diagnoses import DAMAGE, DISK, WARNING
 from raftlog_mp.files import Files
 from raftlog_mp.journal import Journal
 from raftlog_mp.segment_check import Inspected, inspect
@@ -225,3 +225,13 @@ def test_damage_in_a_sealed_segment_of_a_running_log(running: Journal) -> None:
     expect(running.directory, DAMAGE, "entry 4 of term 1", letter="")
     make_newer(os.path.join(running.directory, fmt.HARD_STATE_NAME))
     assert len(check_log(running.directory).problems) == 2
+
+
+# ---------------------------------------------------------------- a bad device
+@pytest.mark.parametrize("name", [fmt.MANIFEST_NAME, fmt.HARD_STATE_NAME])
+def test_single_files_that_cannot_be_read(log: str, name: str) -> None:
+    path = os.path.join(log, name)
+    os.rename(path, path + ".old")
+    os.mkdir(path)
+    found = expect(log, DAMAGE, "cannot be read", "Is a directory", file=name)
+    assert found.next_step == DISK
