@@ -20,7 +20,7 @@ from raftlog_mp.source import Source
 from raftlog_mp.types import Entry
 
 from .damaged import build, written
-from .journals import append, flip, kill, open_log, stop, tail_path
+from .journals import append, flip, kill, open_log, overwrite, stop, tail_path
 from .readers import OVER_THE_RING, StubLink, fill, payload, payloads, reader_of
 
 
@@ -186,3 +186,27 @@ def test_what_stands_behind_damage_in_a_sealed_segment_is_found(log_dir: str, ca
                     reader.get(index)
             else:
                 assert (reader.get(index), reader.term_of(index)) == (Entry(term, index, payload), term)
+
+
+def test_a_whole_record_that_is_no_batch_is_damage(log_dir: str) -> None:
+    """Both checksums hold, as only a broken or forged writer makes them; every way of reading names the entries."""
+    journal, _ = open_log(log_dir)
+    append(journal, b"first")
+    at = fmt.DATA_OFFSET + journal.end - journal.manifest.segments[-1].start
+    append(journal, b"a", b"b", b"c")
+    append(journal, b"last")
+    stop(journal)
+    path = min(map(str, Path(log_dir).glob("*.seg")))
+    raw = Path(path).read_bytes()[at:]
+    header = fmt.read_record_header(raw, 0)
+    assert header is not None and header.count == 3
+    body = b"\xc0" * header.body_bytes
+    raw = fmt.pack_record_header(fmt.crc32c(body), *header[3:6], *header[7:]) + body  # no flags
+    overwrite(path, at, raw)
+    with open_reader(log_dir) as reader:
+        for read in (lambda: reader.get(3), lambda: reader.read(1, 6), lambda: reader.read_batches(3, 6)):
+            with pytest.raises(CorruptLog) as caught:
+                read()
+            assert (caught.value.first_index, caught.value.last_index) == (2, 4)
+            assert caught.value.segment == os.path.basename(path)
+        assert [entry.index for entry in reader.read(5, 6)] == [5] and reader.get(1) is not None
