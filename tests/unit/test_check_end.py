@@ -16,9 +16,11 @@ from raftlog_mp.check import check_log
 from raftlog_mp.diagnoses import DAMAGE, DISK, WARNING
 from raftlog_mp.files import Files
 from raftlog_mp.journal import Journal
+from raftlog_mp.log_reader import open_reader
 from raftlog_mp.segment_check import Inspected, inspect
 from raftlog_mp.sweeper import remove_segment
 
+from . import damaged
 from .changes import purge
 from .checked import PER_SEGMENT, edit, expect, informed, name_of, offset_of
 from .journals import (
@@ -225,6 +227,20 @@ def test_damage_in_a_sealed_segment_of_a_running_log(running: Journal) -> None:
     expect(running.directory, DAMAGE, "entry 4 of term 1", letter="")
     make_newer(os.path.join(running.directory, fmt.HARD_STATE_NAME))
     assert len(check_log(running.directory).problems) == 2
+
+
+# ---------------------------------------------------------------- damage in front of the end
+@pytest.mark.parametrize("hit", [[23], [24], [21, 29]])
+def test_the_summary_names_what_readers_serve(log_dir: str, hit: list[int]) -> None:
+    """Records behind the damage prove, and so do its neighbours."""
+    log = damaged.build(log_dir)
+    for index in hit:
+        log.hit(index)
+    report = check_log(log_dir)
+    with open_reader(log_dir) as reader:
+        assert report.last_index == reader.last_index == damaged.LAST
+        assert (report.first_index, report.entries) == (reader.first_index, damaged.LAST)
+    assert {found.first_index for found in report.problems} == set(hit)
 
 
 # ---------------------------------------------------------------- a bad device
