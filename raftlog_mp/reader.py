@@ -24,7 +24,7 @@ from .index import IndexReader
 from .link import RETRY_SECONDS
 from .ring import Get
 from .segment import SegmentReader, proves
-from .shelf import Place, Shelf, copy_from_file, copy_from_ring, find_place, unreadable
+from .shelf import Place, Shelf, copy_from_file, copy_from_ring, find_place, term_at, unreadable
 from .shm import ACQUIRE
 from .source import Source
 from .types import Entry
@@ -387,7 +387,7 @@ class Reader:
     def _damage(self, info: SegmentInfo | None, position: int, first: int, last: int | None) -> Exception:
         if self._overtaken(first, last):
             return Overtaken()
-        return unreadable(self._directory, info, position, first, last)
+        return unreadable(self._directory, info, position, first, last, term_at(self._view, first - 1))
 
     def close(self) -> None:
         """Let go of every mapping; whoever still reads gets :class:`LogClosed`."""

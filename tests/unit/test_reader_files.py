@@ -171,6 +171,20 @@ def test_the_refusal_names_place_range_term_and_command(damaged: str) -> None:
     assert "entries 3 to the last one" in text and "term 1" in text and f"raftlog-mp check {damaged}" in text
 
 
+@pytest.mark.parametrize("index", [1, 9, 14])
+def test_damage_in_a_sealed_segment_names_term_and_command_as_well(log_dir: str, index: int) -> None:
+    """The term is that of the entry before, as where a start refuses; there is none before the first."""
+    build(log_dir).hit(index)
+    with open_reader(log_dir) as reader:
+        for read in (reader.get, reader.read):
+            with pytest.raises(CorruptLog) as told:
+                read(index)
+            term = reader.term_of(index - 1) if index > 1 else None
+            assert (told.value.first_index, told.value.term) == (index, term)
+            assert f"raftlog-mp check {log_dir}" in str(told.value) and "DIR" not in str(told.value)
+            assert (f"term {term}" if term else "checksum. ") in str(told.value)
+
+
 @pytest.mark.parametrize("caches", [True, False])
 def test_what_stands_behind_damage_in_a_sealed_segment_is_found(log_dir: str, caches: bool) -> None:
     """Index and term runs are rebuilt around it: nothing behind it is refused, and no term is told wrong."""
