@@ -272,10 +272,12 @@ class _Copy:
             name = fmt.segment_name(info.segment_id)
             raise fmt.corrupt(f"{self._target}: the copy of {name} is not what was written", segment=name, offset=0)
         for name in (fmt.index_name(info.segment_id), fmt.terms_name(info.segment_id)):
-            path = join(self._directory, name)
-            if files.exists(path):
-                self._made += [name, name + fmt.TEMPORARY_SUFFIX]
-                files.write_file(join(self._target, name), files.read_file(path))
+            try:
+                cache = files.read_file(join(self._directory, name))
+            except OSError:
+                continue  # missing, or not to be read: whoever opens the copy makes it anew
+            self._made += [name, name + fmt.TEMPORARY_SUFFIX]
+            files.write_file(join(self._target, name), cache)
         return info
 
     def _prove(self, fd: int, info: SegmentInfo, end: int) -> SegmentInfo:

@@ -13,12 +13,12 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from . import diagnoses, layout, manifest, place, shm, wakeup
+from . import diagnoses, layout, manifest, place, provable, shm, wakeup
 from . import format as fmt
 from .catalog import SegmentInfo
 from .control import open_control
 from .diagnoses import DAMAGE, INFO, WARNING, Diagnosis
-from .errors import CorruptLog, VersionMismatch
+from .errors import CorruptLog, RaftLogError, VersionMismatch
 from .files import Files, PathLike, join, real_path
 from .findings import Plan, expected_header, make_plan
 from .manifest import Manifest, shm_folder
@@ -40,7 +40,7 @@ class Report:
     findings: list[Diagnosis] = field(default_factory=list)
     segments: list[Inspected] = field(default_factory=list)
     first_index: int = 0
-    last_index: int = 0  # as the next start would have it; of a running log: durable by now
+    last_index: int = 0  # as readers have it, which also serve what proves behind damage; of a running log: durable
     live: bool = False  # a writer was running
     lost: int = 0  # entries among them that a repair has given up; reads of them raise CorruptLog
     bytes: int = 0  # read
@@ -152,12 +152,15 @@ class _Examination:
             return manifest.load(self.files, self.path)
         except VersionMismatch as error:
             self._say(DAMAGE, fmt.MANIFEST_NAME, diagnoses.newer_in_words(error), diagnoses.UPGRADE)
-        except CorruptLog:
+        except CorruptLog as error:
             there = self.files.exists(manifest.manifest_path(self.path))
             what = "is damaged" if there else "is missing, although there are segments"
+            next_step = diagnoses.REPAIR
+            if isinstance(error.__cause__, OSError):
+                what, next_step = f"cannot be read ({error.__cause__.strerror})", diagnoses.DISK
             self._say(
                 DAMAGE, fmt.MANIFEST_NAME, f"the manifest {what}: nothing says which segments the log consists of, so "
-                "it opens neither for writing nor for reading", diagnoses.REPAIR, letter="A", offset=0,
+                "it opens neither for writing nor for reading", next_step, letter="A", offset=0,
             )  # fmt: skip
         return None
 
@@ -191,7 +194,7 @@ class _Examination:
         report.first_index = found.purged_index + 1
         report.last_index = last_index if live else found.purged_index
         if plan is not None:
-            report.last_index = plan.last_index
+            report.last_index = self._last_served(found, plan)
         for before, after in zip(found.segments, found.segments[1:], strict=False):
             report.findings += diagnoses.between(before, after)
         report.segments = self._inspect([self._task(found, info, live, durable) for info in found.segments])
@@ -229,6 +232,15 @@ class _Examination:
         except (OSError, ValueError) as error:
             self._say(DAMAGE, fmt.MANIFEST_NAME, f"start-up cannot make a plan for this log: {error}", diagnoses.REPAIR)
             return None
+
+    def _last_served(self, found: Manifest, plan: Plan) -> int:
+        """As a reader without a writer has it: of a log that will not start, what proves behind the damage, too."""
+        if plan.refusal is None:
+            return plan.last_index
+        try:
+            return provable.look(self.files, self.path, found).plan.last_index
+        except (OSError, ValueError, RaftLogError):  # told elsewhere: here it is a number in the summary
+            return plan.last_index
 
     def _frontiers(self, found: Manifest) -> tuple[int, int]:
         """What the running writer says is durable: stream position and index."""

@@ -70,7 +70,10 @@ def entries_in(
             end = base + count
             if not base <= index < end:
                 break
-            payloads = unpack_body(body, count)
+            try:
+                payloads = unpack_body(body, count)
+            except ValueError:  # whole, and yet no batch: not one of ours
+                break
             if index > base or limit < end:  # a truncation cut the batch, or only a part of it is wanted
                 end = min(end, limit)
                 payloads = payloads[index - base : end - base]
@@ -108,7 +111,10 @@ def _alike(data: bytes, at: int, position: int, index: int, length: int, *, prov
 def batches_in(
     data: bytes, position: int, index: int, limit: int, *, prove: bool
 ) -> tuple[list[EntryBatch], int]:
-    """As :func:`entries_in`, but the records as they stand; one of which only a part is wanted is encoded anew."""
+    """As :func:`entries_in`, but the records as they stand; one of which only a part is wanted is encoded anew.
+
+    Bodies are not decoded: one that is whole and yet no batch shows in :meth:`EntryBatch.entries`.
+    """
     batches: list[EntryBatch] = []
     at, size = 0, len(data)
     while index < limit and at + HEADER <= size:
@@ -128,7 +134,10 @@ def batches_in(
                 break
             if index > base or limit < end:
                 end = min(end, limit)
-                count, body = end - index, pack_body(unpack_body(body, count)[index - base : end - base])
+                try:
+                    count, body = end - index, pack_body(unpack_body(body, count)[index - base : end - base])
+                except ValueError:
+                    break
             batches.append(EntryBatch(term, index, count, body))
             index = end
         position += high - at

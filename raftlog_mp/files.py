@@ -18,6 +18,7 @@ from .errors import NotALog
 
 PathLike = str | os.PathLike[str]
 
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
 _READ_BYTES = 1 << 24  # in one system call
 _LOAD_BYTES = 1 << 20  # in one piece into memory
 
@@ -184,6 +185,9 @@ class Files:
         fd = self.open(path)
         try:
             return self.pread(fd, self.size(fd), 0)
+        except OSError as error:
+            error.filename = error.filename or path  # a descriptor has no name to tell
+            raise
         finally:
             self.close(fd)
 
@@ -200,8 +204,15 @@ class Files:
             raise OSError(errno.EIO, f"replaced, but not known to be durable: {error.strerror}", path) from error
 
     def write_cache(self, path: str, data: bytes) -> None:
-        """Put ``data`` at ``path`` atomically, but not durably: for what a checksum proves and can be made again."""
-        self._replace(path, data, None, sync=False)
+        """Put ``data`` at ``path`` atomically, but not durably: for what a checksum proves and can be made again.
+
+        A directory in its place is no file of ours, and must not keep a log from starting: it is moved aside.
+        """
+        try:
+            self._replace(path, data, None, sync=False)
+        except IsADirectoryError:
+            self.rename(path, path + ".directory")
+            self._replace(path, data, None, sync=False)
 
     def _replace(self, path: str, data: bytes, ready: Callable[[], None] | None, *, sync: bool) -> None:
         temporary = path + ".tmp"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import format as fmt
-from .errors import VersionMismatch
-from .files import Files, join
+from .errors import AccessDenied, VersionMismatch
+from .files import SHORTAGES, Files, join
 from .types import HardState
 
 
@@ -70,27 +70,36 @@ def load(files: Files, directory: str, newest: int | None = None) -> HardState:
 
 
 def load_version(files: Files, directory: str, limit: int | None = None) -> tuple[HardState, int]:
-    """The newest valid slot and its version.  :class:`CorruptLog` if the file is missing or no slot is valid."""
+    """The newest valid slot and its version.  :class:`CorruptLog` if the file is missing or no slot is valid.
+
+    Its cause is the ``OSError``, if the device could not read the file: then it may be whole.
+    """
     path = hard_state_path(directory)
     try:
         raw = files.read_file(path)
     except FileNotFoundError:
         raise fmt.corrupt(f"{path} is missing; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME) from None
+    except PermissionError:
+        raise AccessDenied(f"{path} cannot be read by this user; the log belongs to whoever may") from None
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        raise fmt.corrupt(
+            f"{path} cannot be read: {error.strerror}; the vote in it is not known", directory,
+            segment=fmt.HARD_STATE_NAME, offset=0,
+        ) from error  # fmt: skip
     found: list[dict[str, Any]] = []
-    newer_version = None
     for offset in (0, fmt.HARD_STATE_SLOT_BYTES):
         try:
             document = fmt.read_document(fmt.HARD_STATE_MAGIC, raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES], path)
-        except VersionMismatch as error:
+        except VersionMismatch:
             if fmt.document_holds(raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES]):
                 raise  # a newer release has voted: its other slot may be older than that
-            newer_version, document = error, None  # a rotten version field: the other slot decides
+            document = None  # rot: whoever looks here knows from the manifest that no newer release was at work
         if document is not None:
             found.append(document)
     within = [document for document in found if limit is None or document["version"] <= limit]
     newest = max(within or found, key=lambda document: int(document["version"]), default=None)
-    if newest is None and newer_version is not None:
-        raise newer_version
     if newest is None:
         raise fmt.corrupt(
             f"{path} is damaged in both slots; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME

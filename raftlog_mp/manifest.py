@@ -10,7 +10,7 @@ from typing import Any
 from . import format as fmt
 from .catalog import SegmentInfo
 from .errors import AccessDenied, CorruptLog, NotALog, VersionMismatch
-from .files import Files, join
+from .files import SHORTAGES, Files, join
 
 # Added after version 1 was fixed: left out while they say nothing, so that old bytes stay what they were.
 ADDED = ("lost", "purges", "copied", "term_floor", "producers")
@@ -95,7 +95,10 @@ def shm_folder(directory: str, manifest: Manifest) -> str:
 
 
 def load(files: Files, directory: str) -> Manifest:
-    """Read the manifest.  :class:`NotALog`, :class:`CorruptLog` or :class:`VersionMismatch` if that cannot be."""
+    """Read the manifest.  :class:`NotALog`, :class:`CorruptLog` or :class:`VersionMismatch` if that cannot be.
+
+    The cause of a :class:`CorruptLog` is the ``OSError``, if the device could not read it: then it may be whole.
+    """
     path = manifest_path(directory)
     try:
         raw = files.read_file(path)
@@ -108,6 +111,12 @@ def load(files: Files, directory: str) -> Manifest:
         ) from None
     except NotADirectoryError:
         raise NotALog(f"{directory} is a file, not the directory of a log; give a directory") from None
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        raise fmt.corrupt(
+            f"{path} cannot be read: {error.strerror}", directory, served=False, segment=fmt.MANIFEST_NAME, offset=0
+        ) from error
     try:
         document = fmt.read_document(fmt.MANIFEST_MAGIC, raw, path)
         if document is not None:

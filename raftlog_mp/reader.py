@@ -24,7 +24,7 @@ from .index import IndexReader
 from .link import RETRY_SECONDS
 from .ring import Get
 from .segment import SegmentReader, proves
-from .shelf import Place, Shelf, copy_from_file, copy_from_ring, find_place, unreadable
+from .shelf import Place, Shelf, copy_from_file, copy_from_ring, find_place, term_at, unreadable
 from .shm import ACQUIRE
 from .source import Source
 from .types import Entry
@@ -47,8 +47,7 @@ class Reader:
         self._lock = threading.Lock()
         # Of the batch that was decoded last: view, position, term, base index, payloads.
         self._batch = NO_BATCH
-        #: The entry at an index, or None outside ``first_index..last_index``.  Another function with each map; an
-        #: older one still serves, by the long way.
+        #: The entry at an index, or None outside the log.  Each map brings another; an older one serves the long way.
         self.get: Get = self._get_slowly
         self._upto: Reached = (0, 1, lambda _last: None)
         self._view: Any = None
@@ -174,8 +173,7 @@ class Reader:
                 self.view()  # a new writer, or none
             reached = self._upto
             # The order matters: last_index first (it acquires everything published up to it), then the catalog
-            # version: a roll that happened before `index` was published is then visible, so the map used below is new
-            # enough.
+            # version: a roll before `index` was published is then visible, so the map used below is new enough.
             first, last = self._first(), self._last()
             if self._version() != self._seen and self._settle():
                 continue
@@ -256,7 +254,10 @@ class Reader:
         count, base, term = fields[4], fields[9], fields[10]
         if fields[0] != fmt.RECORD_MAGIC or fields[11] != position or not base <= index < base + count:
             return None
-        payloads = unpack_body(body, count)
+        try:
+            payloads = unpack_body(body, count)
+        except ValueError:  # both checksums hold, and yet it is no batch: not one of ours
+            return None
         if count > 1:
             self._batch = (self._view, position, term, base, payloads)
         return Entry(term, index, payloads[index - base])
@@ -386,7 +387,7 @@ class Reader:
     def _damage(self, info: SegmentInfo | None, position: int, first: int, last: int | None) -> Exception:
         if self._overtaken(first, last):
             return Overtaken()
-        return unreadable(self._directory, info, position, first, last)
+        return unreadable(self._directory, info, position, first, last, term_at(self._view, first - 1))
 
     def close(self) -> None:
         """Let go of every mapping; whoever still reads gets :class:`LogClosed`."""

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 from . import format as fmt
 from .catalog import SegmentInfo
 from .chunk import whole_bytes
+from .errors import RaftLogError
 from .files import Files, join
 from .index import IndexReader
 from .ring import Get
 from .segment import SegmentReader
+from .shm import ACQUIRE
 
 OPEN_SEGMENTS = 64  # open at once in one handle
 
@@ -132,15 +134,27 @@ def copy_from_file(segment: SegmentReader, position: int, end: int, end_of_segme
     return data
 
 
+def term_at(view: Any, index: int) -> int | None:
+    """The term of an entry for an error's words, or of the purge boundary; None if nothing tells it now."""
+    try:
+        term: int | None = view.terms.ask(view.control.terms.load(ACQUIRE), lambda runs: runs.term_of(index))
+    except (OSError, ValueError, RaftLogError):  # it must not hide the error that it belongs to
+        return None
+    return term
+
+
 def unreadable(
-    directory: str, info: SegmentInfo | None, position: int, first: int, last: int | None
+    directory: str, info: SegmentInfo | None, position: int, first: int, last: int | None, term: int | None
 ) -> Exception:
-    """The error for entries whose record at ``position`` is missing or damaged; ``last`` None: up to the end."""
+    """The error for entries whose record at ``position`` is missing or damaged, behind an entry of ``term``.
+
+    ``last`` None: up to the end.
+    """
     name = fmt.segment_name(info.segment_id) if info is not None else fmt.MANIFEST_NAME
     offset = fmt.DATA_OFFSET + position - info.start if info is not None else 0
     what = f"entry {first}" if first == last else f"entries {first} to {last if last is not None else 'the last'}"
     return fmt.corrupt(
         f"{what} cannot be read from {join(directory, name)} at offset {offset}: "
-        "the record is missing or fails its checksum",
-        segment=name, offset=offset, first_index=first, last_index=last,
+        f"the record is missing or fails its checksum{f', behind an entry of term {term}' if term else ''}",
+        directory, segment=name, offset=offset, first_index=first, last_index=last, term=term,
     )  # fmt: skip

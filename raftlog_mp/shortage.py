@@ -8,10 +8,10 @@ import errno
 from . import format as fmt
 from .catalog import SegmentInfo
 from .errors import DiskFull
+from .files import SHORTAGES as SHORTAGES
 from .files import Files, join
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this machine now, no fault of the disk
 
 
 def disk_full(error: OSError, path: str) -> DiskFull:

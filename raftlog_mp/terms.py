@@ -260,8 +260,8 @@ def read_sealed_runs(files: Files, path: str, log_id: int, segment_id: int) -> l
     """The runs beside a segment, or None if the file is missing or not exactly right (then rebuild it)."""
     try:
         document = fmt.read_document(fmt.TERMS_MAGIC, files.read_file(path), path)
-    except (FileNotFoundError, VersionMismatch):  # a cache: made anew, like one that is damaged
-        return None
+    except (OSError, VersionMismatch):
+        return None  # missing, or not to be read: a cache, made anew like one that is damaged
     if document is None or (document.get("log_id"), document.get("segment_id")) != (log_id, segment_id):
         return None
     numbers = document.get("runs")

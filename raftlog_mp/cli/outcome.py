@@ -46,8 +46,9 @@ def explain(error: BaseException) -> int:
         complain(str(error))
         return code_of(error)
     if isinstance(error, OSError):
-        # The library names the file in every error of its own: what has no name here is our output.
-        complain(f"{error.filename or 'the output cannot be written'}: {error.strerror or error}")
+        # An error on a descriptor has no name: it may be a file of the log's, or where the output goes.
+        what = error.filename or "the output, or a file of the log, cannot be read or written"
+        complain(f"{what}: {error.strerror or error}")
         return UNUSABLE
     raise error
 

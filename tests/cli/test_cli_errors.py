@@ -92,6 +92,17 @@ def test_an_error_is_one_line(capsys):
     one_line(capsys, "first line second line")
     assert outcome.explain(PermissionError(13, "Permission denied", "/some/file")) == 3
     one_line(capsys, "/some/file: Permission denied")
+    assert outcome.explain(OSError(5, "Input/output error")) == 3
+    one_line(capsys, "the output, or a file of the log, cannot be read or written: Input/output error")
+
+
+@pytest.mark.parametrize("verb", ["cat", "check", "stat", "tail"])
+def test_a_directory_in_place_of_the_manifest(verb, tmp_path, capsys):
+    (tmp_path / "manifest").mkdir()
+    assert main([verb, str(tmp_path)]) in (1, 3)
+    out, err = capsys.readouterr()
+    told = " ".join((out + err).split())
+    assert "cannot be read" in told and "Is a directory" in told and "output" not in told
 
 
 @pytest.mark.parametrize(

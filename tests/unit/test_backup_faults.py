@@ -12,6 +12,7 @@ import pytest
 from support.faulty_files import KEPT, LOST, TORN, Crash, FaultyFiles, PoweredFiles
 
 import raftlog_mp as rl
+from raftlog_mp import format as fmt
 from raftlog_mp import manifest
 from raftlog_mp.backup import backup, make_copy
 from raftlog_mp.errors import AccessDenied, ConfigError, CorruptLog, DiskFull, NotALog, SyncFailed
@@ -48,6 +49,16 @@ def test_a_fault_at_any_step_leaves_nothing(log_dir: str, code: int, kind: type[
         assert holds_nothing(log_dir + ".copy"), step
         if step:
             os.rmdir(log_dir + ".copy")
+
+
+@pytest.mark.parametrize("name", [fmt.MANIFEST_NAME, fmt.HARD_STATE_NAME])
+def test_what_cannot_be_read_is_no_fault_of_the_target(log_dir: str, name: str) -> None:
+    crashed(log_dir, "disk_first")
+    files = FaultyFiles()
+    files.fail("pread", errno.EIO, path=os.path.join(log_dir, name))
+    with pytest.raises(CorruptLog, match=f"{log_dir}/{name} cannot be read"):
+        make_copy(files, log_dir, log_dir + ".copy", progress=None, verify=True)
+    assert holds_nothing(log_dir + ".copy")
 
 
 def whole_or_none(target: str) -> bool:
@@ -148,3 +159,18 @@ def test_beside_a_known_hole_the_bytes_are_compared(log_dir: str) -> None:
     damaged.carry_out(damaged.planned(log_dir))
     with pytest.raises(CorruptLog, match="not what was written"):
         make_copy(BendingFiles(), log_dir, log_dir + ".copy", progress=None, verify=True)
+
+
+def test_caches_beside_a_known_hole_that_cannot_be_read_are_left_out(log_dir: str) -> None:
+    log = damaged.build(log_dir)
+    log.hit(14)
+    damaged.carry_out(damaged.planned(log_dir))
+    files = FaultyFiles()
+    segment = damaged.segment_of(log_dir, 1).segment_id
+    for name in (fmt.index_name(segment), fmt.terms_name(segment)):
+        files.fail("pread", errno.EIO, path=os.path.join(log_dir, name))
+    make_copy(files, log_dir, log_dir + ".copy", progress=None, verify=True)
+    assert not os.path.exists(os.path.join(log_dir + ".copy", fmt.index_name(segment)))
+    rest = {index: entry for index, entry in damaged.written().items() if index != 14}
+    with rl.open_reader(log_dir + ".copy") as reader:
+        damaged.check_reads(reader, rest, holes=((14, 14),))

@@ -13,12 +13,14 @@ import pytest
 from raftlog_mp import check, layout, manifest, shm
 from raftlog_mp import format as fmt
 from raftlog_mp.check import check_log
-from raftlog_mp.diagnoses import DAMAGE, WARNING
+from raftlog_mp.diagnoses import DAMAGE, DISK, WARNING
 from raftlog_mp.files import Files
 from raftlog_mp.journal import Journal
+from raftlog_mp.log_reader import open_reader
 from raftlog_mp.segment_check import Inspected, inspect
 from raftlog_mp.sweeper import remove_segment
 
+from . import damaged
 from .changes import purge
 from .checked import PER_SEGMENT, edit, expect, informed, name_of, offset_of
 from .journals import (
@@ -225,3 +227,27 @@ def test_damage_in_a_sealed_segment_of_a_running_log(running: Journal) -> None:
     expect(running.directory, DAMAGE, "entry 4 of term 1", letter="")
     make_newer(os.path.join(running.directory, fmt.HARD_STATE_NAME))
     assert len(check_log(running.directory).problems) == 2
+
+
+# ---------------------------------------------------------------- damage in front of the end
+@pytest.mark.parametrize("hit", [[23], [24], [21, 29]])
+def test_the_summary_names_what_readers_serve(log_dir: str, hit: list[int]) -> None:
+    """Records behind the damage prove, and so do its neighbours."""
+    log = damaged.build(log_dir)
+    for index in hit:
+        log.hit(index)
+    report = check_log(log_dir)
+    with open_reader(log_dir) as reader:
+        assert report.last_index == reader.last_index == damaged.LAST
+        assert (report.first_index, report.entries) == (reader.first_index, damaged.LAST)
+    assert {found.first_index for found in report.problems} == set(hit)
+
+
+# ---------------------------------------------------------------- a bad device
+@pytest.mark.parametrize("name", [fmt.MANIFEST_NAME, fmt.HARD_STATE_NAME])
+def test_single_files_that_cannot_be_read(log: str, name: str) -> None:
+    path = os.path.join(log, name)
+    os.rename(path, path + ".old")
+    os.mkdir(path)
+    found = expect(log, DAMAGE, "cannot be read", "Is a directory", file=name)
+    assert found.next_step == DISK

@@ -140,6 +140,19 @@ def test_a_batch_is_what_stands_in_the_log_unless_it_is_cut() -> None:
     assert (part.first_index, part.count, part.encoded) == (13, 1, whole[2].entries()[1].payload)
 
 
+@pytest.mark.parametrize("prove", [False, True])
+def test_a_whole_record_that_is_no_batch_ends_it(prove: bool) -> None:
+    good, body = record([b"a"], FIRST, START), b"\xc0" * 9
+    forged = fmt.pack_record_header(
+        fmt.crc32c(body), len(body), 3, fmt.KIND_ENTRIES, 9, 1, FIRST + 1, 3, START + len(good), 0, 0, 0
+    ) + body  # fmt: skip
+    behind = record([b"b"], FIRST + 4, START + len(good + forged))
+    assert entries_in(good + forged + behind, START, FIRST, FIRST + 5, prove=prove) == (
+        [Entry(3, FIRST, b"a")], FIRST + 1,
+    )  # fmt: skip
+    assert batches_in(good + forged, START, FIRST, FIRST + 3, prove=prove)[1] == FIRST + 1, "a part of it is wanted"
+
+
 def test_sizes() -> None:
     data, _, ends = stream([[5], [6, 7]])
     assert whole_bytes(data) == ends[0] == 93 and whole_bytes(data[:88]) == 93 and whole_bytes(data[:87]) == 0

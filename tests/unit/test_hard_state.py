@@ -89,6 +89,19 @@ def test_both_slots_rotten_or_file_missing(tmp_path: Path) -> None:
         hard_state.load(FILES, str(tmp_path))
 
 
+def test_what_cannot_be_read_is_damage_that_names_the_reason(tmp_path: Path) -> None:
+    files, path = FaultyFiles(), hard_state.hard_state_path(str(tmp_path))
+    hard_state.create(FILES, str(tmp_path))
+    files.fail("pread", errno.EIO, path=fmt.HARD_STATE_NAME)
+    with pytest.raises(CorruptLog, match="cannot be read") as caught:
+        hard_state.load(files, str(tmp_path))
+    assert path in str(caught.value) and isinstance(caught.value.__cause__, OSError)
+    os.unlink(path)
+    os.mkdir(path)
+    with pytest.raises(CorruptLog, match="cannot be read: Is a directory"):
+        hard_state.load(FILES, str(tmp_path))
+
+
 # ---------------------------------------------------------------- saving
 OLD, NEW = HardState(7, "a" * 1500), HardState(8, "b" * 1800)  # of several sectors each, so that a slot can be torn
 

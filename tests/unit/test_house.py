@@ -30,8 +30,8 @@ LAYERS = (
     "place findings journal",  # acts across structures
     "mending moment diagnoses epilogue",
     "startup sessions waiters orders arguments answers relief lock"  # parts of a role
-    " check backup repair_steps rehearsal provable",
-    "link repair_end",
+    " backup repair_steps rehearsal provable",
+    "link repair_end check",
     "intake client source repair",
     "grouping",
     "writer reader requests recovery",  # the roles

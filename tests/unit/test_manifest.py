@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from support.faulty_files import Crash, FaultyFiles
 
 from raftlog_mp import format as fmt
-from raftlog_mp import manifest
+from raftlog_mp import hard_state, manifest
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.errors import CorruptLog, NotALog, VersionMismatch
 from raftlog_mp.files import Files
@@ -90,6 +91,33 @@ def test_missing(tmp_path: Path) -> None:
     (tmp_path / fmt.segment_name(1)).touch()
     with pytest.raises(CorruptLog, match="missing although"):
         manifest.load(FILES, str(tmp_path))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EISDIR])
+def test_what_cannot_be_read_is_damage_that_names_the_reason(tmp_path: Path, code: int) -> None:
+    path = str(tmp_path / fmt.MANIFEST_NAME)
+    files = FaultyFiles()
+    if code == errno.EISDIR:
+        os.mkdir(path)
+    else:
+        manifest.save(FILES, str(tmp_path), FULL)
+        files.fail("pread", code, path=fmt.MANIFEST_NAME)
+    with pytest.raises(CorruptLog, match="cannot be read") as caught:
+        manifest.load(files, str(tmp_path))
+    assert path in str(caught.value) and f"repair {tmp_path}" in str(caught.value)
+    assert (caught.value.segment, caught.value.offset) == (fmt.MANIFEST_NAME, 0)
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == code
+
+
+def test_too_few_descriptors_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "too many", "f")
+
+    monkeypatch.setattr(Files, "open", refuse)
+    for load in (manifest.load, hard_state.load):
+        with pytest.raises(OSError) as caught:
+            load(FILES, str(tmp_path))
+        assert caught.value.errno == errno.EMFILE and not isinstance(caught.value, CorruptLog)
 
 
 def test_folder_of_shared_memory() -> None:

@@ -20,7 +20,7 @@ from raftlog_mp.source import Source
 from raftlog_mp.types import Entry
 
 from .damaged import build, written
-from .journals import append, flip, kill, open_log, stop, tail_path
+from .journals import append, flip, kill, open_log, overwrite, stop, tail_path
 from .readers import OVER_THE_RING, StubLink, fill, payload, payloads, reader_of
 
 
@@ -171,6 +171,20 @@ def test_the_refusal_names_place_range_term_and_command(damaged: str) -> None:
     assert "entries 3 to the last one" in text and "term 1" in text and f"raftlog-mp check {damaged}" in text
 
 
+@pytest.mark.parametrize("index", [1, 9, 14])
+def test_damage_in_a_sealed_segment_names_term_and_command_as_well(log_dir: str, index: int) -> None:
+    """The term is that of the entry before, as where a start refuses; there is none before the first."""
+    build(log_dir).hit(index)
+    with open_reader(log_dir) as reader:
+        for read in (reader.get, reader.read):
+            with pytest.raises(CorruptLog) as told:
+                read(index)
+            term = reader.term_of(index - 1) if index > 1 else None
+            assert (told.value.first_index, told.value.term) == (index, term)
+            assert f"raftlog-mp check {log_dir}" in str(told.value) and "DIR" not in str(told.value)
+            assert (f"term {term}" if term else "checksum. ") in str(told.value)
+
+
 @pytest.mark.parametrize("caches", [True, False])
 def test_what_stands_behind_damage_in_a_sealed_segment_is_found(log_dir: str, caches: bool) -> None:
     """Index and term runs are rebuilt around it: nothing behind it is refused, and no term is told wrong."""
@@ -186,3 +200,27 @@ def test_what_stands_behind_damage_in_a_sealed_segment_is_found(log_dir: str, ca
                     reader.get(index)
             else:
                 assert (reader.get(index), reader.term_of(index)) == (Entry(term, index, payload), term)
+
+
+def test_a_whole_record_that_is_no_batch_is_damage(log_dir: str) -> None:
+    """Both checksums hold, as only a broken or forged writer makes them; every way of reading names the entries."""
+    journal, _ = open_log(log_dir)
+    append(journal, b"first")
+    at = fmt.DATA_OFFSET + journal.end - journal.manifest.segments[-1].start
+    append(journal, b"a", b"b", b"c")
+    append(journal, b"last")
+    stop(journal)
+    path = min(map(str, Path(log_dir).glob("*.seg")))
+    raw = Path(path).read_bytes()[at:]
+    header = fmt.read_record_header(raw, 0)
+    assert header is not None and header.count == 3
+    body = b"\xc0" * header.body_bytes
+    raw = fmt.pack_record_header(fmt.crc32c(body), *header[3:6], *header[7:]) + body  # no flags
+    overwrite(path, at, raw)
+    with open_reader(log_dir) as reader:
+        for read in (lambda: reader.get(3), lambda: reader.read(1, 6), lambda: reader.read_batches(3, 6)):
+            with pytest.raises(CorruptLog) as caught:
+                read()
+            assert (caught.value.first_index, caught.value.last_index) == (2, 4)
+            assert caught.value.segment == os.path.basename(path)
+        assert [entry.index for entry in reader.read(5, 6)] == [5] and reader.get(1) is not None

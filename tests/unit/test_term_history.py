@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from raftlog_mp import format as fmt
 from raftlog_mp import manifest
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.files import Files
+from raftlog_mp.log_reader import open_reader
 from raftlog_mp.term_history import merged, runs_in_file, runs_in_records, runs_of_log
 from raftlog_mp.terms import TermRuns
 
@@ -76,6 +78,32 @@ def test_a_log_that_opens_again_knows_its_terms_without_the_files(log_dir: str) 
     append(journal, b"x", term=9)
     assert journal.terms.runs.runs() == [*expected, (12, 9)]
     stop(journal)
+
+
+def test_a_log_starts_although_a_directory_stands_where_a_term_file_belongs(log_dir: str) -> None:
+    """Nothing in it is lost: it is moved aside when the cache is made anew."""
+    _, expected = closed_log(log_dir, "replace by several terms")
+    entries = entries_of(log_dir)
+    path = trm_files(log_dir)[0]
+    os.unlink(path)
+    os.mkdir(path)
+    Path(path, "notes").write_text("mine")
+    with open_reader(log_dir) as reader:
+        assert [reader.term_of(index) for index in entries] == [term for term, _ in entries.values()]
+    journal, _ = open_log(log_dir)
+    assert journal.terms.runs.runs() == expected
+    stop(journal)
+    assert Path(path).is_file() and Path(path + ".directory", "notes").read_text() == "mine"
+    assert entries_of(log_dir) == entries
+
+
+def test_term_files_that_the_device_cannot_read_keep_no_log_from_its_terms(log_dir: str) -> None:
+    state, _ = closed_log(log_dir, "replace by several terms")
+    files = FaultyFiles()
+    files.fail("pread", errno.EIO, path=".trm")
+    before = runs_of_log(Files(), log_dir, state, state.segments)
+    assert runs_of_log(files, log_dir, state, state.segments) == before
+    assert runs_of_log(files, log_dir, state, state.segments, keep=True) == before
 
 
 def test_segments_without_entries_are_not_looked_at(tmp_path: Path) -> None:

@@ -247,6 +247,15 @@ def test_sealed_runs_with_any_damage_do_not_count(tmp_path: Path) -> None:
         assert read_sealed_runs(Files(), path, 77, 3) is None, length
 
 
+def test_sealed_runs_that_cannot_be_read_do_not_count(tmp_path: Path) -> None:
+    files, path = FaultyFiles(), str(tmp_path / "x.trm")
+    write_sealed_runs(files, path, 77, 3, THREE)
+    files.fail("pread", errno.EIO, path=".trm")
+    assert read_sealed_runs(files, path, 77, 3) is None
+    os.mkdir(tmp_path / "y.trm")
+    assert read_sealed_runs(Files(), str(tmp_path / "y.trm"), 77, 3) is None
+
+
 @pytest.mark.parametrize("document", [
     {}, {"log_id": 77, "segment_id": 3}, {"log_id": 77, "segment_id": 3, "runs": [1, 2, 3]},
     {"log_id": 77, "segment_id": 3, "runs": None},
