@@ -285,9 +285,10 @@ def test_control_a_build_without_checksums_of_bodies_is_caught(
     dev_shm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     image = Image(f"{dev_shm}/log", "disk_first", "killed")
+    # Not every byte: believed without its checksum, a count of millions takes a reader half a minute to refuse.
     monkeypatch.setattr(segment, "crc32c", lambda data: EqualsAll())
     monkeypatch.setattr(reader, "proves", lambda fields, body: True)
-    assert any("entry 2 is Entry(" in text for text in complaints(image, None, step=2, file=".seg"))
+    assert any("entry 2 is Entry(" in text for text in complaints(image, None, step=5, file=".seg"))
 
 
 def test_control_a_build_that_ignores_marks_is_caught(dev_shm: str, monkeypatch: pytest.MonkeyPatch) -> None:
