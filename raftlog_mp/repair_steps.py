@@ -15,7 +15,7 @@ from . import format as fmt
 from . import hard_state, manifest
 from .catalog import SegmentInfo
 from .errors import CorruptLog, VersionMismatch
-from .files import Files, join
+from .files import SHORTAGES, Files, join
 from .findings import Finding
 from .index import open_sealed, write_sealed
 from .manifest import Manifest
@@ -97,9 +97,9 @@ class SegmentMender:
         self.blocked.append(Blocked(file, sentence, needs, index))
 
     def _keep(self, name: str, offset: int = 0, end: int | None = None) -> int:
-        """Copy bytes of a file into the quarantine folder, durable; how many."""
+        """Copy bytes of a file into the quarantine folder, durable; how many.  None of a cache that cannot be read."""
         files, path = self.files, join(self.directory, name)
-        if not files.exists(path):
+        if not files.exists(path) or (name.endswith((".idx", ".trm")) and not self._can_be_read(path)):
             return 0
         with files.opened(path) as fd:
             end = files.size(fd) if end is None else min(end, files.size(fd))
@@ -113,6 +113,15 @@ class SegmentMender:
                     files.close(target)
                 files.sync_dir(self.folder)
         return max(end - offset, 0)
+
+    def _can_be_read(self, path: str) -> bool:
+        try:
+            self.files.read_file(path)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            return False
+        return True
 
     def _keep_behind(self, name: str, offset: int) -> int:
         """Keep what stands from ``offset`` to the end of a file, trailing zeros left out; how many bytes."""
@@ -154,7 +163,9 @@ class SegmentMender:
     def _find_manifest(self) -> None:
         try:
             self.manifest = manifest.load(self.files, self.directory)
-        except CorruptLog:
+        except CorruptLog as error:
+            if isinstance(error.__cause__, OSError):
+                raise  # the device cannot read it: it may be whole, and nothing is to be made anew in its place
             self.manifest, told, untold, foreign = rebuild(self.files, self.directory)
             first, kept = self.manifest.purged_index + 1, self._keep(fmt.MANIFEST_NAME)
             # Not listed any more: the next start takes them for what was purged or replaced.
@@ -176,7 +187,11 @@ class SegmentMender:
         name, files, directory = fmt.HARD_STATE_NAME, self.files, self.directory
         try:
             hard_state.load_version(files, directory)
-        except CorruptLog:
+        except CorruptLog as error:
+            if isinstance(error.__cause__, OSError):
+                why = error.__cause__.strerror
+                return self._block(name, f"the device cannot read it ({why}): it may be whole. Copy the directory to a "
+                                   "sound disk, and repair the copy")  # fmt: skip
             return self._forget_vote(term)
         path, end = hard_state.hard_state_path(directory), 2 * fmt.HARD_STATE_SLOT_BYTES
         raw = files.read_file(path)
