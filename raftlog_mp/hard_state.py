@@ -89,17 +89,20 @@ def load_version(files: Files, directory: str, limit: int | None = None) -> tupl
             segment=fmt.HARD_STATE_NAME, offset=0,
         ) from error  # fmt: skip
     found: list[dict[str, Any]] = []
+    newer_version = None
     for offset in (0, fmt.HARD_STATE_SLOT_BYTES):
         try:
             document = fmt.read_document(fmt.HARD_STATE_MAGIC, raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES], path)
-        except VersionMismatch:
+        except VersionMismatch as error:
             if fmt.document_holds(raw[offset : offset + fmt.HARD_STATE_SLOT_BYTES]):
                 raise  # a newer release has voted: its other slot may be older than that
-            document = None  # rot: whoever looks here knows from the manifest that no newer release was at work
+            newer_version, document = error, None  # a rotten version field: the other slot decides
         if document is not None:
             found.append(document)
     within = [document for document in found if limit is None or document["version"] <= limit]
     newest = max(within or found, key=lambda document: int(document["version"]), default=None)
+    if newest is None and newer_version is not None:
+        raise newer_version
     if newest is None:
         raise fmt.corrupt(
             f"{path} is damaged in both slots; a vote may have been forgotten", segment=fmt.HARD_STATE_NAME

@@ -219,21 +219,6 @@ def test_a_version_that_nothing_proves_is_damage_to_check_and_repair(log_dir: st
     read(log_dir)
 
 
-def test_rotten_versions_in_both_slots_of_the_hard_state_are_damage_to_everybody(log_dir: str) -> None:
-    """Neither checksum holds, and the manifest is of this release: no newer one has voted here."""
-    build(log_dir, clean=True)
-    for what in ("hard state", "second slot"):
-        make_newer(log_dir, what, proves=False)
-    (told,) = check.check_log(log_dir).problems
-    assert told.file == fmt.HARD_STATE_NAME and "both slots are damaged" in told.sentence
-    for act in REFUSING.values():
-        with pytest.raises(CorruptLog, match="damaged in both slots"):
-            act(log_dir)
-    assert "--accept-loss" in str(repair.plan(log_dir).sentences())
-    repair.apply(repair.plan(log_dir, accept_loss=True))
-    assert check.check_log(log_dir).sound
-
-
 def test_memory_of_another_layout_is_no_reason_to_lose_entries(log_dir: str) -> None:
     """A writer of another release died here, and only its ring holds what it acknowledged: that one has to look."""
     journal, _ = open_log(log_dir, strategy="mem_first")
