@@ -178,8 +178,9 @@ def sweep(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
         logs: dict[str, rl.Log] = {}
         for policy in options.policies:
             config = rl.LogConfig(
-                strategy=options.strategy, flush_policy=policy, scrub_bytes_per_s=0, ring_bytes=8 << 20  # type: ignore[arg-type]
-            )
+                strategy=options.strategy, flush_policy=policy,  # type: ignore[arg-type]  # their values, as text
+                scrub_bytes_per_s=0, ring_bytes=8 << 20,
+            )  # fmt: skip
             path = folder / policy.replace(":", "_")
             stack.enter_context(rl.start_writer(path, config))
             logs[policy] = stack.enter_context(rl.open_log(path, create=False, autostart=False))

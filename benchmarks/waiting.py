@@ -147,7 +147,10 @@ def looking(folder: Path, strategy: str, count: int, seconds: float, found: Pair
     medians = {}
     for spin_us in (50.0, 0.0):
         path = folder / f"{strategy}-{count}-{spin_us:.0f}"
-        config = rl.LogConfig(strategy=strategy, spin_us=spin_us, scrub_bytes_per_s=0, ring_bytes=8 << 20)  # type: ignore[arg-type]
+        config = rl.LogConfig(
+            strategy=strategy,  # type: ignore[arg-type]  # its value, as text
+            spin_us=spin_us, scrub_bytes_per_s=0, ring_bytes=8 << 20,
+        )  # fmt: skip
         with contextlib.ExitStack() as stack:
             stack.enter_context(rl.start_writer(path, config))
             clients = [

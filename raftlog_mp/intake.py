@@ -142,7 +142,7 @@ class Intake:
                 self.sessions.drop_bad(peer, f"sequence {sequence} where {peer.next_sequence} was due")
                 break
             if count == 1 and kind == layout.SUBMIT_APPEND and sequence > peer.resumed_until:
-                end = self._take_singles(peer, run, chunk, at)
+                end = self._take_singles(peer, run, chunk, at, flags, term)
                 if end > at:
                     at = end
                     continue
@@ -165,10 +165,11 @@ class Intake:
             self.sessions.drop_bad(peer, f"lane cursor {tail} ends inside a submission")
         return at > 0
 
-    def _take_singles(self, peer: Peer, run: _Run, chunk: bytes, at: int) -> int:
+    def _take_singles(self, peer: Peer, run: _Run, chunk: bytes, at: int, flags: int, term: int) -> int:
         """The short way: submissions of one entry each that need no question asked, as far as they lie in a row.
 
-        Returns where the first lies that is none of these; :meth:`_execute` finds out what it is.
+        ``flags`` and ``term`` are those that the first of them says.  Returns where the first lies that is none of
+        these; :meth:`_execute` finds out what it is.
         """
         journal, hard = self.journal, self.journal.hard.term
         if journal.failure is not None:
@@ -179,7 +180,6 @@ class Intake:
         longest, append, extra = self._entry_limit, layout.SUBMIT_APPEND, fmt.RECORD_BYTES
         bodies: list[bytes] = []
         crcs: list[int] = []
-        _, _, flags, _, _, term, _, _, _ = unpack(chunk, at)
         given_first = term
         if not flags and not hard:
             term = max(journal.last_term, self._term_floor)

@@ -7,7 +7,7 @@ cannot come back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -209,22 +209,6 @@ def proves(fields: tuple[Any, ...], body: bytes) -> bool:
     if fields[0] != fmt.RECORD_MAGIC or len(body) != fields[3] or crc32c(body) != fields[2]:
         return False
     return bool(crc32c(fmt.RECORD_HEADER.pack(*fields)[8:]) == fields[1])
-
-
-def whole_records(data: bytes, position: int) -> Iterator[tuple[tuple[Any, ...], bytes]]:
-    """``(header fields, body)`` of the records at the head of stream bytes from ``position`` on, not proved.
-
-    Stops at the first that is cut off or out of place.
-    """
-    at, size = 0, len(data)
-    unpack, header_bytes = fmt.RECORD_HEADER.unpack_from, fmt.RECORD_BYTES
-    while at + header_bytes <= size:
-        fields = unpack(data, at)
-        end = at + header_bytes + fields[3]
-        if end > size or fields[0] != fmt.RECORD_MAGIC or fields[11] != position + at:
-            return
-        yield fields, data[at + header_bytes : end]
-        at = end
 
 
 # ---------------------------------------------------------------- scanning

@@ -62,7 +62,7 @@ def outcome_of(directory: Path, seed: int, strategy: str, *, short: bool, monkey
         settings["max_buffered_entries"] = rng.choice([1, 7])
     with monkeypatch.context() as patch:
         if not short:
-            patch.setattr(Intake, "_take_singles", lambda self, peer, run, chunk, at: at)
+            patch.setattr(Intake, "_take_singles", lambda self, peer, run, chunk, at, flags, term: at)
         bench = Bench(
             str(directory), strategy=strategy, max_entry_bytes=20_000, ring_bytes=MIB, segment_bytes=64 * KIB,
             lane_bytes=256 * KIB, **settings,

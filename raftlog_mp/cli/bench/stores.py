@@ -11,7 +11,7 @@ import sqlite3
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from typing import Any, Protocol, cast
 
 from ... import log
@@ -117,7 +117,7 @@ class Lmdb:
         cursor, term = self._reading().cursor(), TERM.unpack_from
         cursor.set_range(INDEX.pack(start))
         values = islice(cursor.iternext(keys=False), stop - start)
-        return [Entry(term(value)[0], index, value[TERM_BYTES:]) for index, value in zip(count(start), values)]  # noqa: B905
+        return [Entry(term(value)[0], index, value[TERM_BYTES:]) for index, value in enumerate(values, start)]
 
     def bare_read(self, start: int, stop: int) -> list[tuple[bytes, bytes]]:
         """A cursor's pairs of key and value, as they are."""
@@ -234,7 +234,7 @@ class Rocks:
     def read(self, start: int, stop: int) -> list[Entry]:
         """An iterator's values, made into entries."""
         term, values = TERM.unpack_from, islice(self._db.values(from_key=INDEX.pack(start)), stop - start)
-        return [Entry(term(value)[0], index, value[TERM_BYTES:]) for index, value in zip(count(start), values)]  # noqa: B905
+        return [Entry(term(value)[0], index, value[TERM_BYTES:]) for index, value in enumerate(values, start)]
 
     def bounds(self) -> tuple[int, int]:
         """First and last key."""
