@@ -11,7 +11,6 @@ from crc32c import crc32c
 
 from . import format as fmt
 from .catalog import SegmentInfo
-from .config import LogConfig
 from .files import Files, join
 from .findings import Plan, absorb_record
 from .format import RecordHeader
@@ -23,21 +22,20 @@ from .survey import header_of
 from .term_history import runs_in_records
 from .terms import write_sealed_runs
 
-# A table that knows only that it has forgotten: whoever asks what became of a submission gets OutcomeUnknown.
-FORGOTTEN = msgpack.packb([[0, 0, 0, []]])
+FORGOTTEN: bytes = msgpack.packb([[0, 0, 0, []]])  # an exactly-once table that knows only that it has forgotten
 
 
 def end_the_log(
-    files: Files, directory: str, manifest: Manifest, plan: Plan, *, start: int, forgotten: bool
+    files: Files, directory: str, manifest: Manifest, plan: Plan, table: bytes, *, start: int
 ) -> SegmentInfo:
     """Write the segment from stream position ``start`` on, as the next generation; durable, sealed, not yet listed.
 
-    What ``plan`` takes from the ring goes into it if no other segment got it.
+    ``table``: a snapshot of the exactly-once table.  What ``plan`` takes from the ring goes into it, too, if no
+    other got it.
     """
     data, slots, base, term = b"", b"", plan.last_index + 1, plan.last_term
     if plan.ring_to_new_segment and plan.ring_bytes:
         data, slots, base, term = plan.ring_bytes, plan.ring_slots, plan.file_last_index + 1, plan.file_last_term
-    table = FORGOTTEN if forgotten else plan.producers.snapshot(LogConfig.from_dict(manifest.config).ring_bytes // 4)
     head = fmt.pack_record_header(
         crc32c(table), len(table), 0, fmt.KIND_PRODUCERS, manifest.log_id, manifest.generation + 1,
         plan.last_index + 1, plan.last_term, start + len(data), start, 0, 0,

@@ -20,13 +20,12 @@ from .layout import NOTHING_REMOVED
 from .manifest import save
 from .pipeline import Batch, Carried, Change
 from .preparation import Together
+from .producers import KEPT_BYTES_MAX
 from .rolling import Rolling, RollJob
 from .segment import SegmentWriter
 from .shortage import FULL, remove_caches, remove_half_made
 from .terms import Run, TermRuns
 from .types import LogId
-
-PRODUCERS_BYTES_MAX = 1 << 20  # of the exactly-once table in the manifest of a stopped log
 
 
 class Journal(Rolling):
@@ -296,7 +295,7 @@ class Journal(Rolling):
                 remove_half_made(self.files, self.directory, sealed[-1].segment_id)
             self.segment.seal(self.end, self.next_index - 1, self.last_term)  # gives back what the segment did not use
             manifest.segments = sealed
-            manifest.producers = self.producers.to_keep(PRODUCERS_BYTES_MAX)
+            manifest.producers = self.producers.to_keep(KEPT_BYTES_MAX)
             manifest.durable, manifest.clean, manifest.settled = self.durable, True, True
             save(self.files, self.directory, manifest)
         except OSError as error:

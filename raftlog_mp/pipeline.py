@@ -332,8 +332,7 @@ class Pipeline:
         job = self.job
         if job is None:
             return
-        if job.finished is not None:
-            job.finished.wait()
+        job.wait()
         self.job = None
         self.fsyncs += 1
         self.fsync_ns += int(job.seconds * 1e9)

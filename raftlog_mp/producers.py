@@ -16,6 +16,7 @@ from .layout import COMPLETION_SLOTS
 
 # A producer has at most COMPLETION_SLOTS submissions in flight, so a window of that many always knows the answer.
 WINDOW = COMPLETION_SLOTS
+KEPT_BYTES_MAX = 1 << 20  # of the table in the manifest of a stopped log
 IDLE_PRODUCERS_KEPT = 256  # of those without a connection; the longest silent ones are forgotten first
 
 
@@ -101,6 +102,17 @@ class Producers:
     def unrecord(self, producer: int, sequence: int) -> None:
         """The step that was recorded ahead of its manifest did not come about."""
         self._windows.get(producer, {}).pop(sequence, None)
+
+    def lose(self, first_index: int, last_index: int) -> None:
+        """The entries ``first_index..last_index`` are lost: what became of their submissions is *forgotten*.
+
+        Appending them again would show them twice to whoever has seen them.
+        """
+        for producer, window in self._windows.items():
+            for sequence, (first, count, _) in list(window.items()):
+                if max(first, first_index) < min(first + count, last_index + 1):  # never one without entries
+                    del window[sequence]
+                    self._low[producer] = max(self._low.get(producer, 0), sequence + 1)
 
     def look_up(self, producer: int, sequence: int) -> tuple[str, Outcome | None]:
         """What is known about a submission that may have been sent before.  Never guesses."""

@@ -7,10 +7,12 @@ from crc32c import crc32c
 from . import format as fmt
 from . import recovery_table
 from .catalog import Catalog, SegmentInfo, clipped
+from .config import LogConfig
 from .epilogue import FORGOTTEN, end_the_log, take_prefix
 from .files import join
 from .findings import Plan, make_plan
 from .mending import apply_plan
+from .producers import KEPT_BYTES_MAX
 from .records import scan_segment
 from .remains import Remains, last_term_of_the_dead
 from .repair_steps import SegmentMender
@@ -269,13 +271,17 @@ class Mender(SegmentMender):
         found.segments = [info for info in found.segments if (info.last_index or 0) >= info.base_index]
         carried = plan.ring_to_new_segment and plan.ring_bytes
         start = plan.file_end if carried else max(plan.end, self._beyond)
-        last = end_the_log(files, directory, found, plan, start=start, forgotten=self._forgets)
+        for first, last_lost, *_ in found.lost:
+            plan.producers.lose(first, last_lost)
+        # A table that knows only that it has forgotten: whoever asks what became of a submission gets OutcomeUnknown.
+        budget = min(LogConfig.from_dict(found.config).ring_bytes // 4, KEPT_BYTES_MAX)
+        table = FORGOTTEN if self._forgets else plan.producers.snapshot(budget)
+        last = end_the_log(files, directory, found, plan, table, start=start)
         found.segments, found.next_segment_id = [*found.segments, last], last.segment_id + 1
         found.generation, found.settled, found.durable = last.generation, True, last.end or 0
         if self._rebuilt:
             found.strategy = found.config["strategy"]
-        if self._forgets:  # what an orderly end left of the table is of another log
-            found.producers = FORGOTTEN if found.clean else b""
+        found.producers = table if found.clean else b""
         if self._cut_at is not None or plan.loss_possible:
             # As a start with a loss: no entry without a term ever gets the id of one that is gone.
             found.term_floor = max(found.term_floor, self._highest_term, plan.last_term, 1) + 1

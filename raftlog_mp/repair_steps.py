@@ -354,7 +354,8 @@ class SegmentMender:
         if not holes:
             return
         self._changes_log = True
-        self._forgets |= info.segment_id == self.manifest.segments[-1].segment_id
+        if not self.manifest.clean:  # else the table is in the manifest, whole
+            self._forgets |= info.segment_id == self.manifest.segments[-1].segment_id
         for part in holes:
             self._accept_hole(info, part)
         self._save_manifest()  # before a seal vouches for what is around them

@@ -205,8 +205,7 @@ class Rolling(NextSegment):
         if not isinstance(job, RollJob):
             super().finish_job()
             return
-        if job.finished is not None:
-            job.finished.wait()
+        job.wait()
         self._no_space, self._stuck = None, None
         if job.found_no_space:
             self.job, self._no_space, self._stuck = None, job.error, job

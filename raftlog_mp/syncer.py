@@ -20,6 +20,7 @@ class FlushJob:
         self.error: OSError | None = None
         self.seconds = 0.0
         self.finished: threading.Event | None = None  # set by the helper thread, if one runs it
+        self.crash: BaseException | None = None  # no error of the disk: for the main thread to end with
 
     def run(self) -> None:
         """Do it; an error is kept for the main thread."""
@@ -34,6 +35,13 @@ class FlushJob:
         self.seconds = wakeup.now() - began
         if self.finished is not None:
             self.finished.set()
+
+    def wait(self) -> None:
+        """Until it is done, if another thread runs it.  Raises what ended it there, but for errors of the disk."""
+        if self.finished is not None:
+            self.finished.wait()
+        if self.crash is not None:
+            raise self.crash
 
     def _let_go(self) -> None:
         for piece in self.pieces:
@@ -57,7 +65,12 @@ class Syncer:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job.run()
+            try:
+                job.run()
+            except BaseException as error:  # a thread that ended silently would leave everybody waiting
+                job.crash = error
+                if job.finished is not None:
+                    job.finished.set()
             self.event.set()
 
     def close(self) -> None:

@@ -95,6 +95,20 @@ def test_snapshots_of_snapshots_never_turn_forgotten_into_new() -> None:
             assert table.look_up(1, sequence)[0] != NEW, (sequence, appended)
 
 
+def test_what_became_of_lost_entries_is_forgotten_and_nothing_else() -> None:
+    table = filled(6)  # sequence n went to index 10 n
+    table.record(1, 7, (70, 5, 1))
+    table.record(1, 8, (75, 0, 1))  # of no entries
+    table.lose(30, 30)
+    table.lose(72, 80)
+    back = Producers()
+    back.restore(table.snapshot(1 << 20))
+    for one in (table, back):
+        verdicts = {sequence: one.look_up(1, sequence)[0] for sequence in range(1, 10)}
+        assert [s for s, verdict in verdicts.items() if verdict == FORGOTTEN] == [3, 7]
+        assert verdicts.pop(9) == NEW and APPENDED in verdicts.values() and NEW not in verdicts.values()
+
+
 def test_a_client_that_closed_in_order_is_forgotten_at_once() -> None:
     table = filled(3)
     table.disconnect(1, for_good=True)

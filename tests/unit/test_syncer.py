@@ -166,3 +166,16 @@ def test_close_runs_what_was_submitted_and_ends_the_thread() -> None:
     assert segment.steps.count("sync") == 10
     assert all(job.finished is not None and job.finished.is_set() for job in jobs)
     assert not any(thread.is_alive() for thread in segment.threads)
+
+
+def test_what_is_no_error_of_the_disk_reaches_the_main_thread(syncer: Syncer) -> None:
+    """A thread that ended silently would leave everybody waiting."""
+    job = job_of(FakeSegment(), b"bytes")
+    job.segment = None  # type: ignore[assignment]
+    syncer.submit(job)
+    with pytest.raises(AttributeError):
+        job.wait()
+    after = job_of(FakeSegment(), b"bytes")
+    syncer.submit(after)
+    after.wait()
+    assert after.error is None
