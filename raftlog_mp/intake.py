@@ -83,6 +83,10 @@ class Intake:
         # RELAXED: a mere estimate; nothing is read from the lanes, and who submits right now may or may not count.
         return sum(p.lane is not None and p.lane.tail.load(shm.RELAXED) != p.lane.head for p in self.sessions.clients)
 
+    def bytes_waiting(self) -> int:
+        """How much the lanes hold beyond what was taken; an estimate as :meth:`count_waiting`."""
+        return sum(p.lane.tail.load(shm.RELAXED) - p.lane.head for p in self.sessions.clients if p.lane is not None)
+
     def count_active(self) -> int:
         """Clients that submitted anything since the last call."""
         active, self._active = self._active, 0

@@ -12,6 +12,7 @@ All methods run in the writer's main thread.  A :class:`FlushJob` is the one thi
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from . import format as fmt
@@ -295,8 +296,10 @@ class Pipeline:
         return LogId(self.manifest.purged_term, self.manifest.purged_index)
 
     # ------------------------------------------------------------ disk
-    def flush(self) -> None:
+    def flush(self, before_sync: Callable[[], None] | None = None) -> None:
         """Write and sync everything copied to the ring, in this thread.  Raises :class:`SyncFailed`, for good.
+
+        ``before_sync()`` is called when all is written and the wait for the disk begins.
 
         :class:`DiskFull`: there is no space to list the next segment; what it will hold stays in the ring.
         """
@@ -304,6 +307,7 @@ class Pipeline:
         self.finish_job()
         while self.copied > self.durable:
             self.job = self.make_job()
+            self.job.before_sync = before_sync
             self.job.run()
             self.finish_job()
             self._check_space()

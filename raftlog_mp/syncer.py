@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from . import wakeup
@@ -19,6 +20,7 @@ class FlushJob:
         self.end, self.last_index = end, last_index
         self.error: OSError | None = None
         self.seconds = 0.0
+        self.before_sync: Callable[[], None] | None = None
         self.finished: threading.Event | None = None  # set by the helper thread, if one runs it
         self.crash: BaseException | None = None  # no error of the disk: for the main thread to end with
 
@@ -27,6 +29,8 @@ class FlushJob:
         began = wakeup.now()
         try:
             self.segment.write(self.start, self.pieces)
+            if self.before_sync is not None:
+                self.before_sync()
             self.segment.sync()
         except OSError as error:
             self.error = error

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import errors, layout, place, processes, shm, startup, wakeup
+from .completions import Completions
 from .config import Batch, LogConfig
 from .files import Files
 from .findings import Plan
@@ -73,6 +74,7 @@ class Writer:
         self._count_at, self._luck = 0.0, Patience()
         self._relief = Relief(self.journal)
         self._relief.look()  # before anybody is served: the level outlives a writer
+        self._completions = Completions(self._intake, self.sessions, self._relief)
         self._linger = linger
         self._stopping = False
         self._last_state = layout.STATE_STOPPED
@@ -130,6 +132,7 @@ class Writer:
 
     def _sleep(self, seconds: float) -> None:
         poller = self.sessions.poller
+        self._completions.ring_late()
         self._count_busy()
         if seconds > 0:
             seconds = self._grouping.look(seconds)
@@ -199,14 +202,17 @@ class Writer:
                 if journal.end > journal.published:
                     journal.copy_to_ring()
                     journal.publish()
-                    self._answer()
+                    self._completions.post()
                     self.sessions.ring_all()
                 if journal.job is None and self._flush_due():
                     self._start_background_flush()
             else:
-                if self._flush_due() and not self._gathers():
+                due = self._flush_due()
+                if due and not self._gathers():
                     self._flush_and_publish()
                 else:
+                    if not due:
+                        self._completions.ring_late()
                     journal.copy_to_ring()  # a batch policy gathers in the ring, not in this process's memory
                     journal.tell_unflushed()
             if not moved:
@@ -214,7 +220,7 @@ class Writer:
         except errors.SyncFailed:
             self._fail_unpublished()
         if self._intake.owing and journal.end == journal.published:
-            self._answer()
+            self._completions.post()
         if self._intake.orders.news:
             self._intake.orders.news = False
             self._flush_asked = journal.end > journal.published  # its answer must not wait for a batch to fill
@@ -250,12 +256,11 @@ class Writer:
     def _flush_and_publish(self) -> None:
         self._flush_asked = False
         self._grouping.flushing()
-        self.journal.flush()
+        self.journal.flush(self._completions.ring_late)
         self._grouping.flushed()
         self.journal.publish()
         self._intake.oldest = wakeup.now()  # of what follows in this round, if a full ring made us flush in the middle
-        self._answer()
-        self.sessions.ring_all()
+        self._completions.post_and_tell()
 
     def _start_background_flush(self) -> None:
         journal = self.journal
@@ -292,18 +297,6 @@ class Writer:
             journal.flush()
             journal.publish()
 
-    def _answer(self) -> None:
-        """Post completions: everything up to here is published (and durable, if the strategy says so)."""
-        if self._intake.owing and self._relief.holds_answers():
-            return
-        owing, self._intake.owing = self._intake.owing, []
-        for peer in owing:
-            if peer.answers and peer.lane is not None:
-                peer.lane.complete(peer.answers)
-                peer.answers = []
-        for peer in owing:  # a bell costs 30 us: those who look have their answers by now
-            peer.ring(layout.WANTS_ANSWERS)
-
     def _fail_unpublished(self) -> None:
         """The sync failed: what was not published before was not appended, as far as anybody may rely on it."""
         code = self.journal.failure.errno if self.journal.failure is not None else 0
@@ -313,7 +306,7 @@ class Writer:
                 (a[0], layout.SYNC_FAILED, 0, 0, 0, code or 0) if a[1] == layout.OK and a[2] > published else a
                 for a in peer.answers
             ]
-        self._answer()
+        self._completions.post()
         self.sessions.ring_all()
 
     # ------------------------------------------------------------ messages and end
@@ -344,7 +337,7 @@ class Writer:
             self._fail_unpublished()
         except errors.DiskFull as full:  # from memory it was acknowledged; there it stays for the next start
             logger.warning("%s; what is not durable yet stays in %s", full, journal.folder)
-        self._answer()
+        self._completions.post()
         if self._syncer is not None:
             self.sessions.poller.remove(self._syncer.event.fd)
             self._syncer.close()
