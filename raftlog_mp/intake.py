@@ -23,7 +23,10 @@ from .sessions import Peer, Sessions
 
 VIEW_BYTES = 4096  # larger bodies are looked at in place, in our private copy; below, slicing is cheaper than a view
 EVEN_FROM = 64  # payloads in a batch: below, decoding it is the cheaper proof
-DRAIN_BYTES = 256 * 1024  # of one lane in one round: a flooding client cannot starve the others
+# In one round, shared by the lanes that hold something: a flooding client cannot starve the others, and a round that
+# takes it all from one client lasts no longer than one that takes a share from each.
+DRAIN_BYTES = 256 * 1024
+DRAIN_BYTES_MIN = 16 * 1024  # of one lane
 
 
 class _Run:
@@ -96,6 +99,9 @@ class Intake:
     def drain(self) -> bool:
         """Take what the lanes hold, round robin with a byte budget; True if anything was taken."""
         moved, self.blocked = False, False
+        share = DRAIN_BYTES
+        if len(self.sessions.clients) > 1:
+            share = max(share // max(1, self.count_waiting()), DRAIN_BYTES_MIN)
         for peer in list(self.sessions.clients):
             lane = peer.lane
             if lane is None:
@@ -105,7 +111,7 @@ class Intake:
                 if not 0 < tail - lane.head <= lane.lane_bytes:
                     self.sessions.drop_bad(peer, f"lane cursor {tail} out of range")
                     continue
-                moved |= self._take(peer, lane, tail)
+                moved |= self._take(peer, lane, tail, share)
         clients = self.sessions.clients
         if len(clients) > 1:
             clients.append(clients.pop(0))  # the next round starts with the next lane
@@ -117,13 +123,13 @@ class Intake:
         if lane is not None:
             tail = lane.tail.load(shm.ACQUIRE)
             while 0 < tail - lane.head <= lane.lane_bytes and peer.lane is not None:
-                if not self._take(peer, lane, tail):
+                if not self._take(peer, lane, tail, DRAIN_BYTES):
                     return
 
-    def _take(self, peer: Peer, lane: LaneConsumer, tail: int) -> bool:
+    def _take(self, peer: Peer, lane: LaneConsumer, tail: int, share: int) -> bool:
         """Execute submissions of one lane from a private copy of its bytes; True if any was taken."""
         start, journal, run = lane.head, self.journal, _Run(peer)
-        chunk = lane.copy(start, min(tail, start + DRAIN_BYTES))
+        chunk = lane.copy(start, min(tail, start + share))
         at, size = 0, len(chunk)
         if journal.unflushed_entries == 0:
             self.oldest = wakeup.now()

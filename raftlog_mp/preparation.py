@@ -1,4 +1,4 @@
-"""What a roll need not wait for: the next segment, made ahead of need, and syncs, one of which would follow another."""
+"""What nobody need wait for: the next segment, made ahead of need, syncs, one of which would follow another, memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from . import shm
+from . import processes, shm
 from .files import Files, join
 from .index import ActiveIndex
 
+PREFAULT_BYTES = 256 * 1024  # at once: some 0.2 ms
 
 def _start(work: Callable[[], None], name: str) -> list[threading.Thread]:
     """Do it in a thread; at once, where the system has none to give."""
@@ -50,6 +51,30 @@ class Together:
         self.end()
         if self._errors:
             raise self._errors[0]
+
+
+class Prefault:
+    """Has the kernel find memory for a mapping before anybody needs it, step by step, in a thread of its own.
+
+    Without it the first turn of a ring met a stall of 34 ms each 10 MiB (ext4, 2 virtual cores): nobody was answered.
+    """
+
+    def __init__(self, mapping: shm.Mapping) -> None:
+        self._mapping, self._stopped = mapping, threading.Event()
+        self._threads = _start(self._run, "raftlog-prefault")
+
+    def _run(self) -> None:
+        processes.yield_to_others()
+        for offset in range(0, self._mapping.length, PREFAULT_BYTES):
+            length = min(PREFAULT_BYTES, self._mapping.length - offset)
+            if self._stopped.is_set() or not self._mapping.prefault(offset, length):
+                return
+
+    def close(self) -> None:
+        """Stop, before the mapping is closed."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
 
 
 class Preparation:

@@ -29,6 +29,7 @@ from . import format as fmt
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+IDLE_NICE = 15
 _children: list[subprocess.Popen[bytes]] = []
 _children_lock = threading.Lock()
 
@@ -288,6 +289,11 @@ def on_signals(callback: Callable[[int, Any], None], *, interrupt: bool) -> None
 def set_switch_interval(seconds: float) -> None:
     """How long a thread may keep the GIL while another waits for it."""
     sys.setswitchinterval(seconds)
+
+
+def yield_to_others() -> None:
+    """From now on this thread runs only when nobody else wants its core much."""
+    os.setpriority(os.PRIO_PROCESS, 0, IDLE_NICE)  # on Linux that of a thread (setpriority(2))
 
 
 def forget_children() -> None:

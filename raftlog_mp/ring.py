@@ -24,7 +24,7 @@ class RingWriter:
     """The writer's side: the only process that stores into the ring."""
 
     def __init__(self, mapping: shm.Mapping, floor_cell: Any, floor: int) -> None:
-        self._mapping = mapping
+        self.mapping = mapping
         self._data = mapping.data
         self.ring_bytes = mapping.length
         self._floor_cell = floor_cell
@@ -54,7 +54,7 @@ class RingWriter:
 
     def slices(self, start: int, end: int) -> list[memoryview]:
         """The bytes ``[start, end)`` without copying, in one or two pieces; release them after use."""
-        view = self._mapping.view()
+        view = self.mapping.view()
         low, length = start % self.ring_bytes, end - start
         room = self.ring_bytes - low
         if length <= room:
@@ -63,7 +63,7 @@ class RingWriter:
 
     def close(self) -> None:
         """Unmap."""
-        self._mapping.close()
+        self.mapping.close()
 
 
 class RingReader:

@@ -39,6 +39,12 @@ _release_buffer.argtypes = [ctypes.POINTER(_PyBuffer)]
 _release_buffer.restype = None
 
 
+# Since Linux 5.14 (madvise(2)); ``mmap.madvise`` would hold the interpreter while the kernel works.
+MADV_POPULATE_READ = 22
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
 class _Pin:
     """Holds the buffer of a read-only mapping, so that its address stays good; let go with the last reference."""
 
@@ -80,6 +86,17 @@ class Mapping:
     def view(self) -> memoryview:
         """A memoryview of the bytes, for zero-copy writes to files; release it before :meth:`close`."""
         return memoryview(self.data)
+
+    def prefault(self, offset: int, length: int) -> bool:
+        """Have the kernel find and clear the memory of these bytes now; False if it cannot do that ahead.
+
+        Nothing is written.  Other threads of this process go on meanwhile.
+        """
+        try:
+            start = ctypes.c_char.from_buffer(self.data, offset)  # holds the mapping, so nobody unmaps it under us
+        except ValueError:  # closed
+            return False
+        return bool(_madvise(ctypes.addressof(start), length, MADV_POPULATE_READ) == 0)
 
     def close(self) -> None:
         """Unmap.  Cells taken from here raise ``ValueError`` afterwards; idempotent."""

@@ -20,6 +20,7 @@ from .grouping import Grouping
 from .intake import Intake
 from .lock import take_lock
 from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
+from .preparation import Prefault
 from .relief import Relief
 from .scrubber import Scrubber
 from .sessions import Peer, Sessions
@@ -63,6 +64,7 @@ class Writer:
         self._scrubber = Scrubber(directory, manifest.log_id, rate) if rate else None
         if self._mem_first or rate:
             processes.set_switch_interval(SWITCH_INTERVAL_SECONDS)
+        self._prefault = Prefault(self.journal.ring.mapping)
         self._sweeper = Sweeper(self.journal.files, directory)
         self._sweeper.remove(self.journal.take_dead())
         self._wake = wakeup.Event()
@@ -324,6 +326,7 @@ class Writer:
     def _shut_down(self) -> None:
         """Drain once more, flush, answer, seal, and say that this was on purpose."""
         self._relief.end()
+        self._prefault.close()
         journal = self.journal
         journal.stop_preparing()
         try:

@@ -27,7 +27,7 @@ SERVING = [
     ("segment.SegmentWriter.write", "before", 3), ("segment.SegmentWriter.write", "after", 3),
     ("segment.SegmentWriter.sync", "before", 3), ("segment.SegmentWriter.sync", "after", 3),
     ("journal.Journal.finish_job", "before", 3), ("journal.Journal.finish_job", "after", 3),
-    ("writer.Writer._answer", "before", 1), ("lane.LaneConsumer.complete", "before", 1),
+    ("completions.Completions._put", "before", 1), ("lane.LaneConsumer.complete", "before", 1),
     ("lane.LaneConsumer.complete", "after", 1), ("journal.Journal.mark", "after", 1),
     ("journal.Journal.roll", "before", 1), ("journal.Journal._create_segment", "after", 1),
     ("journal.Journal._create_index", "after", 1), ("index.write_sealed", "after", 1),

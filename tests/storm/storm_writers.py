@@ -20,9 +20,9 @@ POLICIES: dict[str, FlushPolicy] = {
 # Where a writer may kill itself: a call of it after it began to serve, or while it recovers.
 SERVING_STEPS = (
     "journal.Journal.append", "ring.RingWriter.write", "journal.Journal.publish", "segment.SegmentWriter.write",
-    "segment.SegmentWriter.sync", "journal.Journal.finish_job", "writer.Writer._answer", "lane.LaneConsumer.complete",
-    "journal.Journal.mark", "journal.Journal.roll", "segment.seal_segment", "files.Files.rename",
-    "orders.Orders.execute", "control.Control.open_change", "manifest.save", "hard_state.save",
+    "segment.SegmentWriter.sync", "journal.Journal.finish_job", "completions.Completions._put",
+    "lane.LaneConsumer.complete", "journal.Journal.mark", "journal.Journal.roll", "segment.seal_segment",
+    "files.Files.rename", "orders.Orders.execute", "control.Control.open_change", "manifest.save", "hard_state.save",
     "sessions.Sessions.handle",
 )  # fmt: skip
 STARTING_STEPS = (

@@ -63,7 +63,7 @@ def publish_early() -> None:
     commit, rounds = writer.Writer._commit, iter(range(1, 10**9))
 
     def bent(self: Any, moved: bool) -> None:
-        self._answer()
+        self._completions.post()
         if moved and next(rounds) == 5:
             die()
         commit(self, moved)

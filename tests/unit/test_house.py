@@ -33,7 +33,7 @@ LAYERS = (
     " backup repair_steps rehearsal provable",
     "link repair_end check",
     "intake client source repair",
-    "grouping",
+    "grouping completions",
     "writer reader requests recovery",  # the roles
     "follow spawned",
     "log_reader lifecycle",  # the public handles

@@ -9,12 +9,9 @@ import pytest
 
 from raftlog_mp import layout, wakeup
 from raftlog_mp.bodies import pack_body
-from raftlog_mp.config import KIB
 
 from .journals import commit
 from .lanes import Bench, Client
-
-ROUND_BYTES = 256 * KIB  # of one lane in one round
 
 Answer = tuple[int, ...]
 
@@ -338,52 +335,3 @@ def test_bytes_of_noise_never_become_entries(bench: Bench) -> None:
     assert len(stored) >= 60 and set(stored) <= set(sent)
     places = [sent.index(payload) for payload in stored]
     assert places == sorted(set(places))
-
-
-# ---------------------------------------------------------------- fairness
-def test_a_flooding_client_does_not_starve_the_others(bench: Bench) -> None:
-    """At most so many bytes of a lane in a round; nothing is lost at the border between two."""
-    clients, sizes = [bench.client(lane_bytes=1024 * KIB) for _ in range(2)], random.Random(7)
-    wanted: dict[int, list[bytes]] = {}
-    for client in clients:
-        wanted[client.peer.producer] = []
-        while client.lane.tail < 700 * KIB:
-            payload = bytes([client.peer.producer]) * sizes.randrange(1, 3000)
-            client.submit(payload)
-            wanted[client.peer.producer].append(payload)
-    for number in range(3):
-        before = [client.peer.lane.head for client in clients]
-        assert bench.intake.drain()
-        taken = [client.peer.lane.head - old for client, old in zip(clients, before, strict=True)]
-        assert all(0 < size <= ROUND_BYTES for size in taken)
-        assert number == 2 or all(size > ROUND_BYTES - 4000 for size in taken), "it takes what it may"
-        commit(bench.journal)
-    assert not bench.intake.waiting() and not bench.intake.drain() and bench.bad == []
-    stored = bench.finish()
-    for producer, payloads in wanted.items():
-        assert [payload for payload in stored if payload[0] == producer] == payloads
-
-
-def test_a_submission_larger_than_a_rounds_share_is_taken_whole(log_dir: str) -> None:
-    bench = Bench(log_dir, lane_bytes=1024 * KIB)
-    client, payload = bench.client(lane_bytes=1024 * KIB), random.Random(1).randbytes(ROUND_BYTES + 5000)
-    client.submit(b"before")
-    client.submit(payload)
-    client.submit(b"after")
-    rounds = 0
-    while bench.intake.drain():
-        rounds += 1
-    assert rounds > 1 and bench.finish() == [b"before", payload, b"after"]
-    bench.close()
-
-
-def test_lanes_take_turns_at_being_first(bench: Bench) -> None:
-    clients = [bench.client() for _ in range(3)]
-    firsts = []
-    for _ in range(6):
-        for client in clients:
-            client.submit(b"x")
-        bench.intake.drain()
-        order = sorted(clients, key=lambda client: client.answers()[-1][2])
-        firsts.append(order[0].peer.producer)
-    assert firsts[:3] == firsts[3:] and len(set(firsts)) == 3

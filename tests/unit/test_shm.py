@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raftlog_mp import shm
@@ -121,3 +122,24 @@ def test_folder_of_shared_files(tmp_path: Path) -> None:
     shm.remove(os.path.join(folder, "x"))
     shm.remove(os.path.join(folder, "x"))
     assert shm.names(folder) == []
+
+
+def resident(path: str) -> int:
+    """Bytes of this file's mapping that this process has in memory."""
+    return sum(row.rss for row in psutil.Process().memory_maps(grouped=False) if row.path == path)
+
+
+def test_prefault_brings_memory_and_writes_nothing(tmp_path: Path) -> None:
+    path, length = str(tmp_path / "ring"), 1 << 20
+    mapping = shm.create_file(path, length)
+    assert resident(path) == 0
+    if not mapping.prefault(0, length // 2):
+        mapping.close()
+        pytest.skip("this kernel cannot (Linux 5.14)")
+    assert length // 2 <= resident(path) < length
+    assert mapping.prefault(length // 2, length // 2) and resident(path) == length
+    assert mapping.data[:] == bytes(length)
+    mapping.data[5] = 7
+    mapping.close()
+    assert resident(path) == 0 and not mapping.prefault(0, length)
+    assert Path(path).read_bytes()[5] == 7
