@@ -258,3 +258,9 @@ def test_flushes_of_the_device_are_counted_or_said_to_be_unknown(tmp_path: Path)
     assert flushes.count() is None
     (tmp_path / "stat").write_text(" ".join(map(str, range(17))), encoding="ascii")
     assert flushes.count() == 15
+
+
+@pytest.mark.parametrize("line", ["--plot /a/b.png", "--plot=/a/b.png", "--dir /a", "--dir=/a --plot x.png"])
+def test_the_command_that_is_kept_names_no_place(line: str) -> None:
+    given = ["bench", *line.split(), "--only", "reads", "--json"]
+    assert machine.command(given) == "raftlog-mp bench --only reads --json"

@@ -13,16 +13,29 @@ from typing import Any
 from ... import __version__, probe, wakeup
 from .stores import PEERS
 
+WHERE = ("--plot", "--dir")  # options that name a place on this machine
+
 
 def facts(folder: str, peers: Iterable[str]) -> dict[str, Any]:
     """The machine, the software and the command, as plain data."""
     return {
-        "command": " ".join(["raftlog-mp", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         "cpu": cpu(), "cores": wakeup.cores(), "kernel": platform.release(), "machine": platform.machine(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "filesystem": probe.filesystem(folder) or "unknown", "version": __version__,
         "peers": {name: version(name) for name in peers},
     }  # fmt: skip
+
+
+def command(arguments: list[str]) -> str:
+    """The command line that repeats the run; where its output went is left out."""
+    kept, places = list[str](), iter(arguments)
+    for one in places:
+        if one in WHERE:
+            next(places, None)
+        elif one.partition("=")[0] not in WHERE:
+            kept.append(one)
+    return " ".join(["raftlog-mp", *kept])
 
 
 def version(peer: str) -> str:
