@@ -10,7 +10,7 @@ from . import format as fmt
 from . import hard_state
 from . import recovery_table as table
 from .catalog import Catalog, SegmentInfo
-from .errors import VersionMismatch
+from .errors import AccessDenied, CorruptLog, VersionMismatch
 from .files import Files, join
 from .findings import Finding, Plan
 from .manifest import Manifest
@@ -24,6 +24,8 @@ OTHER_RELEASE = "start the release that left this memory behind once, and stop i
 START = "a start of a writer puts it in order; nothing else is needed"
 UPGRADE = "open the log with the release that wrote it, or a newer one; nothing was changed"
 DISK = "copy the directory to another disk while it can be read, then `raftlog-mp repair` on the copy"
+OWNER = "ask as the user to whom the log belongs"
+MOVE_AWAY = "when no writer runs, move it away; `raftlog-mp repair DIR` makes it anew"
 START_SOON = "start a writer before the machine is restarted"
 
 
@@ -278,6 +280,20 @@ def _slot(raw: bytes, number: int) -> dict[str, Any] | str | None:
     except ValueError:
         return None
     return found if found is not None and {"term", "voted_for", "version"} <= found.keys() else None
+
+
+# ---------------------------------------------------------------- lock
+def lock_of(files: Files, directory: str) -> list[Diagnosis]:
+    """Whether the lock can be asked who holds it."""
+    path = join(directory, fmt.LOCK_NAME)
+    try:
+        files.lock_held(path)
+    except AccessDenied as error:
+        return [_found(DAMAGE, fmt.LOCK_NAME, str(error), OWNER)]
+    except CorruptLog as error:
+        words = str(error).removeprefix(directory + "/").partition(". ")[0]
+        return [_found(DAMAGE, fmt.LOCK_NAME, f"{words}; no writer starts", MOVE_AWAY)]
+    return []
 
 
 # ---------------------------------------------------------------- everything else in the directory
