@@ -254,9 +254,11 @@ def _slots_of(raw: bytes) -> list[Diagnosis]:
     name = fmt.HARD_STATE_NAME
     slots = [_slot(raw, number) for number in (0, 1)]
     newer = [slot for slot in slots if isinstance(slot, str)]
+    good = [slot for slot in slots if isinstance(slot, dict)]
+    if not good and not newer:  # as hard_state.load_version(): without a good slot the number is believed unproved
+        newer = [slot for number in (0, 1) if isinstance(slot := _slot(raw, number, proved=False), str)]
     if newer:
         return [_found(DAMAGE, name, newer_in_words(newer[0]), UPGRADE)]
-    good = [slot for slot in slots if isinstance(slot, dict)]
     if not good:
         return [_found(DAMAGE, name, "both slots are damaged: the vote of this term is forgotten", REPAIR, offset=0)]
     if len(good) == 1:
@@ -270,13 +272,13 @@ def _slots_of(raw: bytes) -> list[Diagnosis]:
     return []
 
 
-def _slot(raw: bytes, number: int) -> dict[str, Any] | str | None:
-    """The document in a slot; None if it is damaged, words if it is of a newer release."""
+def _slot(raw: bytes, number: int, *, proved: bool = True) -> dict[str, Any] | str | None:
+    """The document in a slot; None if it is damaged, words if it is of a newer release (``proved``: by checksum)."""
     slot = raw[number * fmt.HARD_STATE_SLOT_BYTES : (number + 1) * fmt.HARD_STATE_SLOT_BYTES]
     try:
         found = fmt.read_document(fmt.HARD_STATE_MAGIC, slot, fmt.HARD_STATE_NAME)
     except VersionMismatch as error:
-        return str(error) if fmt.document_holds(slot) else None
+        return str(error) if not proved or fmt.document_holds(slot) else None
     except ValueError:
         return None
     return found if found is not None and {"term", "voted_for", "version"} <= found.keys() else None
