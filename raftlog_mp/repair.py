@@ -146,6 +146,7 @@ def _quarantine(files: Files, directory: str) -> str:
     """A new folder for this repair: ``quarantine/repair-0001`` and so on."""
     parent = join(directory, fmt.QUARANTINE_NAME)
     files.make_dir(parent)
+    files.sync_dir(directory)  # who made it may have been killed before its name was synced
     taken = [int(n[7:]) for n in files.list_dir(parent) if n.startswith("repair-") and n[7:].isdigit()]
     folder = join(parent, f"repair-{max(taken, default=0) + 1:04d}")
     files.make_dir(folder)

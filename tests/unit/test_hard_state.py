@@ -13,7 +13,7 @@ import pytest
 from support.faulty_files import KEPT, LOST, TORN, Crash, FaultyFiles, PoweredFiles
 
 from raftlog_mp import format as fmt
-from raftlog_mp import hard_state, layout, startup
+from raftlog_mp import hard_state, layout, repair, startup
 from raftlog_mp.errors import CorruptLog, SyncFailed
 from raftlog_mp.files import Files
 from raftlog_mp.types import HardState, LogId
@@ -219,6 +219,29 @@ def test_a_damaged_slot_is_kept_before_a_start_writes_it_again(tmp_path: Path, s
             assert raw == slots((OLD, 1), (OLD, 1)) and bad in quarantined(dark)
         at += 1
     assert at > 6
+
+
+def test_a_quarantine_that_a_killed_start_has_made_is_synced_by_the_next(tmp_path: Path) -> None:
+    """Before the damaged bytes go: or a power cut would take the folder, and what was kept in it."""
+    files, folder = FaultyFiles(), tmp_path / "log"
+    rotten(folder, FILES, 0)
+    (folder / fmt.QUARANTINE_NAME).mkdir()
+    heal_as_a_start(files, str(folder))
+    steps = [step[:2] for step in files.steps]
+    overwritten = steps.index(("pwrite", hard_state.hard_state_path(str(folder))))
+    assert ("sync_dir", str(folder)) in steps[:overwritten]
+
+
+def test_so_it_is_by_a_repair(log_dir: str) -> None:
+    kill(open_log(log_dir)[0])
+    flip(hard_state.hard_state_path(log_dir), 30)
+    Path(log_dir, fmt.LOCK_NAME).touch()
+    Path(log_dir, fmt.QUARANTINE_NAME).mkdir()
+    files = FaultyFiles()
+    repair.apply(repair.plan(log_dir), files=files)
+    steps = [step[:2] for step in files.steps]
+    overwritten = steps.index(("pwrite", hard_state.hard_state_path(log_dir)))
+    assert ("sync_dir", log_dir) in steps[:overwritten]
 
 
 class LazyFiles(PoweredFiles):

@@ -233,10 +233,13 @@ def test_no_space_at_the_end_leaves_the_rest_in_memory(log_dir: str) -> None:
 
 def test_a_copy_after_a_kill_at_every_step_is_what_recovery_would_keep(tmp_path: Path) -> None:
     """Also where the old segment is sealed and the next one not listed: the ring's entries stand in neither."""
-    behind = 0
+    behind = seen = 0
     for log, _, one, _ in crashes(tmp_path, SYNCS):
-        plan = make_plan(Files(), log, manifest.load(Files(), log))
-        behind += bool(plan.ring_bytes) and plan.tail is None
+        plan, seen = make_plan(Files(), log, manifest.load(Files(), log)), seen + 1
+        sealed = bool(plan.ring_bytes) and plan.tail is None
+        if not sealed and seen % 3:
+            continue
+        behind += sealed
         Path(log, fmt.LOCK_NAME).touch()
         before = snapshot(log)
         made = make_copy(FaultyFiles(), log, log + ".copy", progress=None, verify=True)
