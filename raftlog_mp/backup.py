@@ -9,7 +9,8 @@ The hard state is read last: it may be newer than the entries, never older.
 purge or truncation unlinks a segment meanwhile, the moment is chosen anew, and what was copied of segments that are
 still listed is kept.  Bytes are read and written, not shared: a hard link is the same file, which repair or a stray
 write would change in both places, and a reflink the same blocks, which rot in both.  The newest segment of the copy is
-sealed where it ends, as recovery would.  Indexes and term runs are made anew from the records that were proved.
+sealed where it ends, as recovery would; what a writer that was killed in mid-roll left in the ring alone gets a segment
+of its own, as it would.  Indexes and term runs are made anew from the records that were proved.
 
 **Never half a log.**  Segments are ``*.tmp`` until all of them are copied, synced and proved; the manifest is written
 last.  A copy that was interrupted has none: it is no log.  A failed one removes what it wrote.
@@ -40,8 +41,10 @@ from crc32c import crc32c
 from . import errors, hard_state, manifest, place, wakeup
 from . import format as fmt
 from .catalog import SegmentInfo
+from .config import LogConfig
+from .epilogue import describe_end
 from .files import Files, PathLike, join, real_path
-from .findings import expected_header, make_plan
+from .findings import Plan, expected_header, make_plan
 from .index import write_sealed
 from .moment import Moment, choose_moment
 from .records import scan_segment
@@ -192,6 +195,8 @@ class _Copy:
         """Every segment of the moment, copied; rows as the copy's manifest states them."""
         self._found = moment.found
         newest = [] if moment.tail is None else [(moment.tail, moment.file_end, moment.ring)]
+        if moment.behind is not None:
+            newest = [self._end_of_its_own(moment, moment.behind)]
         parts = [(info, info.end or 0, b"") for info in moment.segments] + newest
         missing = [(info, end) for info, end, _ in parts if not self._has(info, end)]
         self._total_bytes = self._done_bytes + (1 + self._verify) * sum(info.size_due(end) for info, end in missing)
@@ -204,6 +209,13 @@ class _Copy:
             # A truncation may have clipped a segment since: its bytes stay the same, its row is the newer one.
             rows[info.segment_id] = info if info.sealed else self._rows[info.segment_id][1]
         return [rows[info.segment_id] for info, _, _ in parts]
+
+    def _end_of_its_own(self, moment: Moment, plan: Plan) -> tuple[SegmentInfo, int, bytes]:
+        """What the ring alone holds: a segment of the copy without one in the log, with the exactly-once table."""
+        table = plan.producers.snapshot(LogConfig.from_dict(moment.found.config).ring_bytes // 4)
+        listed = replace(moment.found, segments=moment.segments)
+        info, data, _ = describe_end(listed, plan, table, start=plan.file_end)
+        return info, info.start, data
 
     def _has(self, info: SegmentInfo, end: int) -> bool:
         return info.sealed and self._rows.get(info.segment_id, (None,))[0] == end
@@ -219,11 +231,17 @@ class _Copy:
         path = join(self._target, name + fmt.TEMPORARY_SUFFIX)
         self._made.append(name + fmt.TEMPORARY_SUFFIX)
         files.close(files.open(path, write=True, create=True))
-        with self._opened_source(name) as source, files.opened(path, write=True) as fd:
+        with contextlib.ExitStack() as stack:
+            fd = stack.enter_context(files.opened(path, write=True))
+            if info.segment_id < self._found.next_segment_id:
+                source = stack.enter_context(self._opened_source(name))
+            else:  # the log has no file of it that counts
+                source, head = None, fmt.pack_segment_header(expected_header(self._found, info))
+                head = head.ljust(fmt.DATA_OFFSET, b"\0")
             at, size = 0, info.size_due(end)
             checksum, begun = 0, self._done_bytes
             while at < size:
-                piece = self._read(source, name, min(PIECE_BYTES, size - at), at)
+                piece = head if source is None else self._read(source, name, min(PIECE_BYTES, size - at), at)
                 files.pwrite(fd, piece, at)
                 checksum, at = crc32c(piece, checksum), at + len(piece)
                 self._advance(len(piece))
@@ -327,6 +345,7 @@ class _Copy:
             # Not clean, unless it was: then a start reads the newest segment again, and with it the exactly-once table.
             clean=found.clean and moment.tail is None, commit_index=min(moment.commit_index, last_index),
             generation=found.generation + 1 + wakeup.random_u64() % GENERATION_STEPS,
+            next_segment_id=max([found.next_segment_id, *(number + 1 for number in kept)]),
             copied=True, shm_dir=None, config={**found.config, "shm_dir": None},
         )  # fmt: skip
         make_plan(files, self._target, copied).refuse()  # the copy opens

@@ -123,12 +123,16 @@ class _Examination:
             content = self.files.read_file(manifest.manifest_path(self.path))
         except OSError:
             content = b""
-        return self.files.lock_held(join(self.path, fmt.LOCK_NAME)), content
+        try:
+            return self.files.lock_held(join(self.path, fmt.LOCK_NAME)), content
+        except RaftLogError:
+            return False, content  # diagnoses.lock_of() tells it
 
     def look(self) -> Report:
         """Everything, once."""
         self._seen, self._refused_version = self._state(), ""
         self.report = report = Report(self.path, live=self._seen[0])
+        report.findings += diagnoses.lock_of(self.files, self.path)
         self._hard_state()
         found = self._manifest()
         if found is None:

@@ -113,7 +113,7 @@ def batches_in(
 ) -> tuple[list[EntryBatch], int]:
     """As :func:`entries_in`, but the records as they stand; one of which only a part is wanted is encoded anew.
 
-    Bodies are not decoded: one that is whole and yet no batch shows in :meth:`EntryBatch.entries`.
+    Bodies are not decoded: one that is whole and yet no batch shows in :meth:`EntryBatch.entries`, which says so.
     """
     batches: list[EntryBatch] = []
     at, size = 0, len(data)

@@ -10,7 +10,7 @@ from . import format as fmt
 from . import hard_state
 from . import recovery_table as table
 from .catalog import Catalog, SegmentInfo
-from .errors import VersionMismatch
+from .errors import AccessDenied, CorruptLog, VersionMismatch
 from .files import Files, join
 from .findings import Finding, Plan
 from .manifest import Manifest
@@ -24,6 +24,8 @@ OTHER_RELEASE = "start the release that left this memory behind once, and stop i
 START = "a start of a writer puts it in order; nothing else is needed"
 UPGRADE = "open the log with the release that wrote it, or a newer one; nothing was changed"
 DISK = "copy the directory to another disk while it can be read, then `raftlog-mp repair` on the copy"
+OWNER = "ask as the user to whom the log belongs"
+MOVE_AWAY = "when no writer runs, move it away; `raftlog-mp repair DIR` makes it anew"
 START_SOON = "start a writer before the machine is restarted"
 
 
@@ -252,9 +254,11 @@ def _slots_of(raw: bytes) -> list[Diagnosis]:
     name = fmt.HARD_STATE_NAME
     slots = [_slot(raw, number) for number in (0, 1)]
     newer = [slot for slot in slots if isinstance(slot, str)]
+    good = [slot for slot in slots if isinstance(slot, dict)]
+    if not good and not newer:  # as hard_state.load_version(): without a good slot the number is believed unproved
+        newer = [slot for number in (0, 1) if isinstance(slot := _slot(raw, number, proved=False), str)]
     if newer:
         return [_found(DAMAGE, name, newer_in_words(newer[0]), UPGRADE)]
-    good = [slot for slot in slots if isinstance(slot, dict)]
     if not good:
         return [_found(DAMAGE, name, "both slots are damaged: the vote of this term is forgotten", REPAIR, offset=0)]
     if len(good) == 1:
@@ -268,16 +272,30 @@ def _slots_of(raw: bytes) -> list[Diagnosis]:
     return []
 
 
-def _slot(raw: bytes, number: int) -> dict[str, Any] | str | None:
-    """The document in a slot; None if it is damaged, words if it is of a newer release."""
+def _slot(raw: bytes, number: int, *, proved: bool = True) -> dict[str, Any] | str | None:
+    """The document in a slot; None if it is damaged, words if it is of a newer release (``proved``: by checksum)."""
     slot = raw[number * fmt.HARD_STATE_SLOT_BYTES : (number + 1) * fmt.HARD_STATE_SLOT_BYTES]
     try:
         found = fmt.read_document(fmt.HARD_STATE_MAGIC, slot, fmt.HARD_STATE_NAME)
     except VersionMismatch as error:
-        return str(error) if fmt.document_holds(slot) else None
+        return str(error) if not proved or fmt.document_holds(slot) else None
     except ValueError:
         return None
     return found if found is not None and {"term", "voted_for", "version"} <= found.keys() else None
+
+
+# ---------------------------------------------------------------- lock
+def lock_of(files: Files, directory: str) -> list[Diagnosis]:
+    """Whether the lock can be asked who holds it."""
+    path = join(directory, fmt.LOCK_NAME)
+    try:
+        files.lock_held(path)
+    except AccessDenied as error:
+        return [_found(DAMAGE, fmt.LOCK_NAME, str(error), OWNER)]
+    except CorruptLog as error:
+        words = str(error).removeprefix(directory + "/").partition(". ")[0]
+        return [_found(DAMAGE, fmt.LOCK_NAME, f"{words}; no writer starts", MOVE_AWAY)]
+    return []
 
 
 # ---------------------------------------------------------------- everything else in the directory

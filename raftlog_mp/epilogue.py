@@ -1,4 +1,4 @@
-"""How repair ends a log: a sealed segment of its own, behind everything that stays.
+"""How repair ends a log, and a copy of one: a sealed segment of its own, behind everything that stays.
 
 Nothing is overwritten in place, so nothing that repair dropped can come back.  The segment holds what was only in a
 dead writer's ring, and the exactly-once table.
@@ -33,6 +33,26 @@ def end_the_log(
     ``table``: a snapshot of the exactly-once table.  What ``plan`` takes from the ring goes into it, too, if no
     other got it.
     """
+    info, data, slots = describe_end(manifest, plan, table, start=start)
+    path = join(directory, fmt.segment_name(info.segment_id))
+    files.unlink(path)  # of a repair that was cut short
+    writer = SegmentWriter(files, path, header_of(info, manifest.log_id))
+    try:
+        writer.write(start, [data])
+        writer.sync()
+        writer.seal(start + len(data), plan.last_index, plan.last_term)
+    finally:
+        writer.close()
+    place = join(directory, fmt.index_name(info.segment_id))
+    write_sealed(files, place, manifest.log_id, info.segment_id, info.base_index, slots)
+    place = join(directory, fmt.terms_name(info.segment_id))
+    write_sealed_runs(files, place, manifest.log_id, info.segment_id, runs_in_records(data))
+    files.sync_dir(directory)
+    return info.finished(start + len(data), plan.last_index, plan.last_term)
+
+
+def describe_end(manifest: Manifest, plan: Plan, table: bytes, *, start: int) -> tuple[SegmentInfo, bytes, bytes]:
+    """That segment, behind those of ``manifest``: its row while it is not sealed, its records, its index slots."""
     data, slots, base, term = b"", b"", plan.last_index + 1, plan.last_term
     if plan.ring_to_new_segment and plan.ring_bytes:
         data, slots, base, term = plan.ring_bytes, plan.ring_slots, plan.file_last_index + 1, plan.file_last_term
@@ -47,21 +67,7 @@ def end_the_log(
         previous_end=(kept[-1].end or 0) if kept else start, previous_term=term,
         file_bytes=fmt.DATA_OFFSET + len(data), index_slots=len(slots) // fmt.SLOT_BYTES,
     )  # fmt: skip
-    path = join(directory, fmt.segment_name(info.segment_id))
-    files.unlink(path)  # of a repair that was cut short
-    writer = SegmentWriter(files, path, header_of(info, manifest.log_id))
-    try:
-        writer.write(start, [data])
-        writer.sync()
-        writer.seal(start + len(data), plan.last_index, plan.last_term)
-    finally:
-        writer.close()
-    place = join(directory, fmt.index_name(info.segment_id))
-    write_sealed(files, place, manifest.log_id, info.segment_id, base, slots)
-    place = join(directory, fmt.terms_name(info.segment_id))
-    write_sealed_runs(files, place, manifest.log_id, info.segment_id, runs_in_records(data))
-    files.sync_dir(directory)
-    return info.finished(start + len(data), plan.last_index, plan.last_term)
+    return info, data, slots
 
 
 def take_prefix(plan: Plan, data: bytes, manifest: Manifest) -> int:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from .errors import NotALog
+from .errors import AccessDenied, CorruptLog, NotALog
 
 PathLike = str | os.PathLike[str]
 
@@ -246,18 +246,25 @@ class Files:
         """Whether some process holds the exclusive flock of ``path``.
 
         Asked with a shared lock that is given back at once; a writer that starts in that instant tries again.
+        :class:`CorruptLog` if ``path`` is no file, or cannot be read: then nobody can tell.
         """
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe might wait for ever
+                raise bad_lock(path, "it is not a regular file")
             fd = self.open(path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                self.unlock(fd)
+            except BlockingIOError:
+                return True
+            finally:
+                self.close(fd)
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            self.unlock(fd)
-        except BlockingIOError:
-            return True
-        finally:
-            self.close(fd)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            raise bad_lock(path, error) from error
         return False
 
     def unlock(self, fd: int) -> None:
@@ -293,6 +300,19 @@ class OwnersFiles(Files):
         super().make_dir(path)
         if self._owner is not None:
             os.chown(path, *self._owner)
+
+
+def bad_lock(path: str, why: OSError | str) -> AccessDenied | CorruptLog:
+    """What to raise for a lock file that cannot be used, with words."""
+    if isinstance(why, PermissionError):
+        return AccessDenied(f"{path} cannot be opened by this user; the log belongs to whoever may")
+    reason = why if isinstance(why, str) else why.strerror
+    return CorruptLog(
+        f"{path} cannot be used as the log's lock: {reason}. Nothing was changed, and nobody can tell whether a writer "
+        "runs. It holds nothing to be lost: when no writer runs, move it away, and `raftlog-mp repair "
+        f"{os.path.dirname(path)}` makes it anew; if the device cannot read it, copy the directory to a sound disk, "
+        "and repair the copy.", segment=os.path.basename(path),
+    )  # fmt: skip
 
 
 def real_path(path: PathLike) -> str:

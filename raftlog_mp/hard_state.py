@@ -5,6 +5,7 @@ Both slots are kept the same, so that a rotted newest slot cannot revert a vote.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from . import format as fmt
@@ -42,13 +43,21 @@ def save(files: Files, directory: str, state: HardState, version: int) -> None:
             files.sync(fd)
 
 
-def heal(files: Files, directory: str) -> tuple[HardState, int]:
-    """Make both slots the same again, after a crash in the middle of a save, or rot in one.  Durable on return."""
+def heal(
+    files: Files, directory: str, *, keep: Callable[[int, int], object] = lambda offset, length: None
+) -> tuple[HardState, int]:
+    """Make both slots the same again, after a crash in the middle of a save, or rot in one.  Durable on return.
+
+    ``keep(offset, length)`` is called, with the file still as it was, for each slot whose bytes go and prove nothing.
+    """
     state, version = load_version(files, directory)
     raw, slot = files.read_file(hard_state_path(directory)), _pack(state, version)
     size, document = len(slot), slot.rstrip(b"\0")
     found = [raw[:size], raw[size : 2 * size]]
     bad = [number for number in (0, 1) if found[number] != slot]
+    for number in bad:
+        if not (slot.startswith(found[number].rstrip(b"\0")) or _whole(found[number])):
+            keep(number * size, size)
     if bad:
         # A good slot is not touched, and one that lacks only padding comes last: at every moment one slot holds the
         # newest state.
@@ -59,6 +68,15 @@ def heal(files: Files, directory: str) -> tuple[HardState, int]:
                 files.pwrite(fd, slot, number * size)
                 files.sync(fd)
     return state, version
+
+
+def _whole(slot: bytes) -> bool:
+    """Whether the slot is one that was saved, every byte of it."""
+    try:
+        document = fmt.read_document(fmt.HARD_STATE_MAGIC, slot, fmt.HARD_STATE_NAME)
+    except VersionMismatch:
+        return False
+    return document is not None and fmt.pack_document(fmt.HARD_STATE_MAGIC, document).ljust(len(slot), b"\0") == slot
 
 
 def load(files: Files, directory: str, newest: int | None = None) -> HardState:

@@ -102,4 +102,5 @@ def set_aside(
         data = files.pread(fd, files.size(fd) if length is None else length, offset).rstrip(b"\0")
     if data:
         files.make_dir(folder)
+        files.sync_dir(directory)  # who made the folder may have been killed before its name was synced
         files.write_file(join(folder, f"{name}.{offset}.{crc32c(data):08x}"), data)

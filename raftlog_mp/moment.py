@@ -3,6 +3,9 @@
 The manifest lists the segments, and the frontiers say how far the newest one goes: those of the writer that serves, in
 its control block, or those that recovery would find.  Bytes below a frontier never change, and neither does a sealed
 segment; so whoever knows the moment can copy it later, as long as the files are there.
+
+A MemFirst writer that was killed in mid-roll leaves a sealed segment and a ring that goes on behind it, in a segment
+that is not listed yet.  A start puts those entries into a segment of their own (``behind``), and so has the copy to.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from . import errors, manifest, wakeup
 from . import format as fmt
 from .catalog import SegmentInfo
 from .files import Files, join
-from .findings import make_plan
+from .findings import Plan, make_plan
 from .manifest import Manifest
 from .remains import Remains
 
@@ -31,6 +34,7 @@ class Moment(NamedTuple):
     ring: bytes  # what follows it
     commit_index: int
     loss_possible: bool
+    behind: Plan | None = None  # a dead writer's ring goes on behind a sealed segment: where, and with what
 
 
 def choose_moment(files: Files, directory: str) -> Moment:
@@ -78,12 +82,8 @@ def _from_files(files: Files, directory: str, found: Manifest) -> Moment | None:
     if not _unchanged(files, directory, found):
         return None
     plan.refuse()
-    if plan.ring_bytes and plan.tail is None:
-        raise errors.WriterUnavailable(
-            f"entries from {plan.file_last_index + 1} on stand only in the ring that the last writer of {directory} "
-            f"left; start one (`raftlog-mp serve {directory}`), which puts them into a segment, then try again"
-        )
     return Moment(
         found, plan.segments, plan.tail, plan.file_end, plan.ring_bytes,
         max(found.commit_index, plan.commit_index), found.loss_possible or plan.loss_possible,
+        plan if plan.ring_bytes and plan.tail is None else None,
     )  # fmt: skip

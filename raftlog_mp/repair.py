@@ -11,6 +11,7 @@ opens the log.  Every byte that goes is kept in a folder of its own below ``quar
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -145,6 +146,7 @@ def _quarantine(files: Files, directory: str) -> str:
     """A new folder for this repair: ``quarantine/repair-0001`` and so on."""
     parent = join(directory, fmt.QUARANTINE_NAME)
     files.make_dir(parent)
+    files.sync_dir(directory)  # who made it may have been killed before its name was synced
     taken = [int(n[7:]) for n in files.list_dir(parent) if n.startswith("repair-") and n[7:].isdigit()]
     folder = join(parent, f"repair-{max(taken, default=0) + 1:04d}")
     files.make_dir(folder)
@@ -155,7 +157,9 @@ def _refuse_while_served(files: Files, directory: str) -> None:
     path = join(directory, fmt.LOCK_NAME)
     if not files.lock_held(path):
         return
-    holder = files.read_file(path)[:32].split(b"\n")[0].decode("ascii", "replace")
+    holder = ""
+    with contextlib.suppress(OSError):  # somebody holds it all the same
+        holder = files.read_file(path)[:32].split(b"\n")[0].decode("ascii", "replace")
     raise errors.LogLocked(
         f"{directory} is owned by the writer process {holder}; stop it first: `raftlog-mp stop {directory}`",
         pid=int(holder) if holder.isdigit() else None,

@@ -15,7 +15,7 @@ from .files import Files, join
 from .findings import Plan, make_plan
 from .journal import Journal
 from .manifest import Manifest, shm_folder
-from .mending import apply_plan
+from .mending import apply_plan, set_aside
 from .pipeline import Carried
 from .place import check_place
 from .remains import last_term_of_the_dead
@@ -42,7 +42,7 @@ def open_journal(files: Files, directory: str, config: LogConfig | None) -> tupl
         hard, hard_version = hard_state.load_version(files, directory)
         plan = make_plan(files, directory, found, fresh_reads=True)
         plan.refuse()
-        hard_state.heal(files, directory)
+        hard_state.heal(files, directory, keep=lambda at, size: _keep_slot(files, directory, at, size))
         journal = _begin_generation(files, directory, found, effective, plan)
     except OSError as error:
         if isinstance(error, errors.RaftLogError):
@@ -56,6 +56,10 @@ def open_journal(files: Files, directory: str, config: LogConfig | None) -> tupl
     journal.control.hard_term.store(hard.term, shm.RELAXED)
     journal.control.hard_version.store(hard_version, shm.RELAXED)
     return journal, plan
+
+
+def _keep_slot(files: Files, directory: str, offset: int, length: int) -> None:
+    set_aside(files, directory, fmt.HARD_STATE_NAME, offset, length=length)
 
 
 def _create_log(files: Files, directory: str, config: LogConfig) -> None:

@@ -21,7 +21,9 @@ from raftlog_mp.journal import Journal
 from raftlog_mp.manifest import Manifest
 from raftlog_mp.pipeline import Batch, Pipeline
 from raftlog_mp.producers import Producers
+from raftlog_mp.rolling import Rolling, RollJob
 from raftlog_mp.segment import SegmentWriter
+from raftlog_mp.syncer import FlushJob
 
 from .disk import RecordingFiles
 from .scenarios import Profile
@@ -105,6 +107,28 @@ def _recovery_without_sync() -> Iterator[None]:
         yield
 
 
+# ---------------------------------------------------------------- rolls behind, in the wrong order
+def _listed_unsynced(job: RollJob, right: Any = RollJob._change_over) -> None:
+    """The manifest counts the new segment, and what is in it, before a sync of that."""
+    with mock.patch.object(job.segment, "sync", lambda: None):
+        right(job)
+
+
+def _sealed_first(rolling: Rolling, right: Any = Rolling.make_job) -> FlushJob:
+    """The seal is written and synced before the job that syncs what the old segment still lacks."""
+    roll = rolling._roll
+    if roll is not None and rolling.written < roll.info.start and rolling.segment is not None:
+        ended = roll.ended
+        rolling.segment.seal(ended.end or 0, ended.last_index or 0, ended.last_term or 0)
+    return right(rolling)
+
+
+def _caches_first(job: RollJob, right: Any = RollJob._change_over) -> None:
+    """Caches that end with the old segment stand beside it while recovery would still go on with it."""
+    job._write_caches()
+    right(job)
+
+
 # ---------------------------------------------------------------- changes in the wrong order, or in place
 def _unlink_first(files: Files, directory: str, state: Manifest, **how: Any) -> None:
     listed = {fmt.segment_name(info.segment_id) for info in state.segments}
@@ -170,6 +194,7 @@ def _boundary_of_before(wrong: Manifest, before: Manifest | None) -> None:
 APPENDS = Profile("control: appends", "disk_first", ("append", "append", "roll"), 6)
 MEMORY = Profile("control: memory", "mem_first", ("append", "append", "roll"), 6)
 CONFLICTS = Profile("control: conflicts", "disk_first", ("append",) * 5 + ("replace",), 8)
+BEHIND = Profile("control: rolls behind", "mem_first", ("append", "append", "roll_behind", "flush_behind"), 8)
 PURGES = Profile("control: purges", "disk_first", ("append", "append", "roll", "purge"), 8)
 VOTES = Profile("control: votes", "disk_first", ("save_hard_state",), 12)
 RESTARTS = Profile("control: restarts", "disk_first", ("append", "restart", "die_behind"), 6)
@@ -184,6 +209,13 @@ BUILDS: dict[str, Build] = {
         _patch(Journal, "roll", _roll_without_sync), MEMORY, ("durable", "words")),
     "a sync is announced before it was made": Build(
         _patch(Pipeline, "flush", _flush_published), APPENDS, ("durable",)),
+    "a roll behind lists its segment before the records are synced": Build(
+        _patch(RollJob, "_change_over", _listed_unsynced), BEHIND, ("durable", "opens", "words"), 5),
+    "a roll behind seals before the data is synced": Build(
+        _patch(Rolling, "make_job", _sealed_first), BEHIND,
+        ("durable", "one version", "opens", "words", "goes on"), 6),
+    "a roll behind writes caches before the seal": Build(
+        _patch(RollJob, "_change_over", _caches_first), BEHIND, ("words", "reader"), 7),
     "a suffix is replaced in place": Build(
         _patch(Journal, "replace_from", _replace_in_place), CONFLICTS,
         ("durable", "one version", "exactly once", "opens", "words"), 5),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator
 
 import pytest
+from crc32c import crc32c
 from support.processes import no_writer_after
+from unit.journals import append, stop
+from unit.journals import open_log as open_journal
 
 import raftlog_mp as rl
 
@@ -108,5 +112,30 @@ def test_entries_and_batches_do_not_mix(log: rl.Log) -> None:
 
 
 def test_a_batch_from_elsewhere_that_does_not_hold_its_count() -> None:
-    with pytest.raises(ValueError, match="not an array of 2 byte strings"):
+    with pytest.raises(ValueError, match="not an array of 2 byte strings") as caught:
         rl.EntryBatch(1, 1, 2, b"\x91\xc4\x01a").entries()
+    assert isinstance(caught.value, rl.RaftLogError)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and again.first_index == 1
+
+
+@pytest.mark.parametrize("body", [b"garbage", b"\x93\xc4\x01a\xc4\x01b\x07"])
+def test_a_record_that_is_whole_and_yet_no_batch_is_damage_to_every_read(log_dir: str, body: bytes) -> None:
+    """Its checksums were made over it: no writer of ours takes such a body, so the journal gets it directly."""
+    journal, _ = open_journal(log_dir)
+    append(journal, b"one")
+    journal.append(body, crc32c(body), 3, 1, 0, 0)
+    journal.flush()
+    journal.publish()
+    append(journal, b"five")
+    stop(journal)
+    with rl.open_reader(log_dir) as reader:
+        one, bad, five = reader.read_batches(1)
+        assert (one.entries(), five.entries()) == ([rl.Entry(1, 1, b"one")], [rl.Entry(1, 5, b"five")])
+        ways = [lambda: reader.get(3), lambda: reader.read(2), lambda: reader.read_batches(3), bad.entries]
+        for way in ways:
+            with pytest.raises(rl.CorruptLog) as caught:
+                way()
+            assert (caught.value.first_index, caught.value.last_index) == (2, 4)
+            assert "raftlog-mp check" in str(caught.value)
+            assert caught.value.segment is not None or "read(2) there names segment" in str(caught.value)

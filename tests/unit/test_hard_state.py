@@ -6,18 +6,19 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from support.faulty_files import KEPT, LOST, TORN, Crash, FaultyFiles, PoweredFiles
 
 from raftlog_mp import format as fmt
-from raftlog_mp import hard_state, layout
+from raftlog_mp import hard_state, layout, repair, startup
 from raftlog_mp.errors import CorruptLog, SyncFailed
 from raftlog_mp.files import Files
 from raftlog_mp.types import HardState, LogId
 
-from .journals import flip, kill, open_log
+from .journals import flip, kill, open_log, quarantined, read_at
 
 FILES = Files()
 
@@ -143,9 +144,9 @@ def saved(folder: Path, files: FaultyFiles, crash_at: int) -> bool:
     return True
 
 
-def power_cuts(folder: Path, files: PoweredFiles) -> Iterator[str]:
+def power_cuts(folder: Path, files: PoweredFiles, torn: int = 24) -> Iterator[str]:
     """What the next boot may find."""
-    for fate, seeds in ((LOST, 1), (KEPT, 1), (TORN, 24)):
+    for fate, seeds in ((LOST, 1), (KEPT, 1), (TORN, torn)):
         for seed in range(seeds):
             dark = files.power_cut(str(folder), f"{folder}-dark", fate, seed)
             yield dark
@@ -179,6 +180,68 @@ def test_a_crash_inside_a_save_then_a_power_cut_inside_the_next_start(tmp_path: 
             assert found in (OLD, NEW) and served in (None, found), (again, files.steps)
             raw = Path(hard_state.hard_state_path(dark)).read_bytes()
             assert raw[: fmt.HARD_STATE_SLOT_BYTES] == raw[fmt.HARD_STATE_SLOT_BYTES :], "healed"
+
+
+def rotten(folder: Path, files: Files, slot: int) -> bytes:
+    """A log directory with a vote, one slot of it damaged; what stands in that slot."""
+    folder.mkdir()
+    hard_state.create(files, str(folder))
+    hard_state.save(files, str(folder), OLD, 1)
+    path = hard_state.hard_state_path(str(folder))
+    flip(path, 300 + slot * fmt.HARD_STATE_SLOT_BYTES)
+    return read_at(path, slot * fmt.HARD_STATE_SLOT_BYTES, fmt.HARD_STATE_SLOT_BYTES).rstrip(b"\0")
+
+
+def heal_as_a_start(files: Files, folder: str) -> HardState:
+    """What a start does; the damaged bytes go to ``quarantine/`` first."""
+    return hard_state.heal(files, folder, keep=lambda at, size: startup._keep_slot(files, folder, at, size))[0]
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_damaged_slot_is_kept_before_a_start_writes_it_again(tmp_path: Path, slot: int) -> None:
+    """A crash before each step of it, a kill or a power cut: the vote is there, and the bytes, in place or aside."""
+    at, complete = 0, False
+    while not complete:
+        files, folder = PoweredFiles(), tmp_path / f"at{at}"
+        bad = rotten(folder, FILES, slot)
+        files.close(files.open(hard_state.hard_state_path(str(folder))))  # from here on the disk is a model
+        files.revive(at)
+        try:
+            heal_as_a_start(files, str(folder))
+            complete = True
+        except Crash:
+            pass
+        for dark in chain(power_cuts(folder, files, torn=3), [str(folder)]):
+            raw = Path(hard_state.hard_state_path(dark)).read_bytes()
+            assert bad in quarantined(dark) or bad in raw, at
+            assert heal_as_a_start(FaultyFiles(), dark) == OLD
+            raw = Path(hard_state.hard_state_path(dark)).read_bytes()
+            assert raw == slots((OLD, 1), (OLD, 1)) and bad in quarantined(dark)
+        at += 1
+    assert at > 6
+
+
+def test_a_quarantine_that_a_killed_start_has_made_is_synced_by_the_next(tmp_path: Path) -> None:
+    """Before the damaged bytes go: or a power cut would take the folder, and what was kept in it."""
+    files, folder = FaultyFiles(), tmp_path / "log"
+    rotten(folder, FILES, 0)
+    (folder / fmt.QUARANTINE_NAME).mkdir()
+    heal_as_a_start(files, str(folder))
+    steps = [step[:2] for step in files.steps]
+    overwritten = steps.index(("pwrite", hard_state.hard_state_path(str(folder))))
+    assert ("sync_dir", str(folder)) in steps[:overwritten]
+
+
+def test_so_it_is_by_a_repair(log_dir: str) -> None:
+    kill(open_log(log_dir)[0])
+    flip(hard_state.hard_state_path(log_dir), 30)
+    Path(log_dir, fmt.LOCK_NAME).touch()
+    Path(log_dir, fmt.QUARANTINE_NAME).mkdir()
+    files = FaultyFiles()
+    repair.apply(repair.plan(log_dir), files=files)
+    steps = [step[:2] for step in files.steps]
+    overwritten = steps.index(("pwrite", hard_state.hard_state_path(log_dir)))
+    assert ("sync_dir", log_dir) in steps[:overwritten]
 
 
 class LazyFiles(PoweredFiles):
@@ -222,11 +285,13 @@ def test_a_log_comes_back_with_its_hard_state_whatever_happens_to_its_entries(lo
     assert journal.hard == HardState(4, None)
     kill(journal)
     flip(hard_state.hard_state_path(log_dir), 30)
+    bad = read_at(hard_state.hard_state_path(log_dir), 0, fmt.HARD_STATE_SLOT_BYTES).rstrip(b"\0")
     journal, _ = open_log(log_dir)
     words = journal.control.snapshot()
     assert journal.hard == HardState(4, None) and (words["hard_term"], words["hard_version"]) == (4, 2)
     raw = Path(hard_state.hard_state_path(log_dir)).read_bytes()
     assert raw == slots((HardState(4, None), 2), (HardState(4, None), 2)), "the rotten slot was healed"
+    assert quarantined(log_dir) == [bad], "and is kept"
     kill(journal)
 
 

@@ -14,13 +14,16 @@ from support.faulty_files import LOST, TORN, Crash, FaultyFiles, PoweredFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp import layout, manifest
+from raftlog_mp.backup import make_copy
 from raftlog_mp.check import check_log
 from raftlog_mp.errors import CorruptLog, DiskFull, SyncFailed
 from raftlog_mp.files import Files
+from raftlog_mp.findings import make_plan
+from raftlog_mp.mending import apply_plan
 from raftlog_mp.rolling import RollJob
 from raftlog_mp.segment import SegmentWriter
 
-from .journals import entries_of, kill, letters, open_log, reopen, stop
+from .journals import entries_of, kill, letters, open_log, reopen, snapshot, stop
 from .readers import reader_of
 from .rolls import PRODUCER, SYNCS, Appender, begin, do_at_once, life, to_the_border, work
 
@@ -226,3 +229,45 @@ def test_no_space_at_the_end_leaves_the_rest_in_memory(log_dir: str) -> None:
     assert not manifest.load(Files(), log_dir).clean and journal.failure is None
     journal.control.close()
     assert reopen(log_dir)[0] == one.done
+
+
+def test_a_copy_after_a_kill_at_every_step_is_what_recovery_would_keep(tmp_path: Path) -> None:
+    """Also where the old segment is sealed and the next one not listed: the ring's entries stand in neither."""
+    behind = seen = 0
+    for log, _, one, _ in crashes(tmp_path, SYNCS):
+        plan, seen = make_plan(Files(), log, manifest.load(Files(), log)), seen + 1
+        sealed = bool(plan.ring_bytes) and plan.tail is None
+        if not sealed and seen % 3:
+            continue
+        behind += sealed
+        Path(log, fmt.LOCK_NAME).touch()
+        before = snapshot(log)
+        made = make_copy(FaultyFiles(), log, log + ".copy", progress=None, verify=True)
+        assert snapshot(log) == before and made.verified and not check_log(made.target).problems
+        assert made.segments == len(plan.segments) + 1
+        check_killed(made.target, one)
+        check_killed(log, one)
+        assert entries_of(made.target) == entries_of(log)
+        shutil.rmtree(made.target)
+    assert behind > 3
+
+
+def test_a_copy_after_a_start_that_was_killed_too(log_dir: str) -> None:
+    """The disk had failed: what the ring holds goes behind the seal, and does not begin with a table."""
+    files = FaultyFiles()
+    journal = begin(log_dir, files)
+    one = Appender(journal)
+    one()
+    journal.flush()
+    one()
+    files.fail("sync", errno.EIO)
+    with pytest.raises(SyncFailed):
+        journal.flush()
+    kill(journal)
+    found = manifest.load(Files(), log_dir)
+    apply_plan(Files(), log_dir, found, make_plan(Files(), log_dir, found))  # and dies before it has said so
+    Path(log_dir, fmt.LOCK_NAME).touch()
+    made = make_copy(FaultyFiles(), log_dir, log_dir + ".copy", progress=None, verify=True)
+    assert (made.last_index, made.segments) == (2, 2)
+    assert not check_log(made.target).problems
+    check_killed(made.target, one)

@@ -219,6 +219,26 @@ def test_a_version_that_nothing_proves_is_damage_to_check_and_repair(log_dir: st
     read(log_dir)
 
 
+@pytest.mark.parametrize("other", ["as well", "damaged", "gone"])
+def test_a_newer_hard_state_that_nothing_proves_is_newer_to_everybody(log_dir: str, other: str) -> None:
+    """No slot is good, and one states a newer version: a later release may have made its checksum in another way."""
+    build(log_dir)
+    name, path = make_newer(log_dir, "hard state", proves=False), f"{log_dir}/{fmt.HARD_STATE_NAME}"
+    if other == "as well":
+        make_newer(log_dir, "second slot", proves=False)
+    elif other == "damaged":
+        overwrite(path, fmt.HARD_STATE_SLOT_BYTES + 30, b"xxxx")
+    else:
+        os.truncate(path, fmt.HARD_STATE_SLOT_BYTES)
+    before = snapshot(log_dir)
+    for act in (*REFUSING.values(), repair.plan):
+        with pytest.raises(VersionMismatch, match=rf"{name} has format version {NEWER}") as caught:
+            act(log_dir)
+    (told,) = [found for found in check.check_log(log_dir).problems if found.file == name]
+    assert told.severity == "damage" and "newer" in told.next_step and told.sentence in str(caught.value)
+    assert snapshot(log_dir) == before
+
+
 def test_memory_of_another_layout_is_no_reason_to_lose_entries(log_dir: str) -> None:
     """A writer of another release died here, and only its ring holds what it acknowledged: that one has to look."""
     journal, _ = open_log(log_dir, strategy="mem_first")

@@ -5,21 +5,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.faulty_files import FaultyFiles
 
-from raftlog_mp import errors, layout, lock, processes, shm, wakeup, writer
+from raftlog_mp import backup, check, errors, layout, lifecycle, link, lock, processes, repair, shm, wakeup, writer
 from raftlog_mp import format as fmt
 from raftlog_mp.config import MIB
 from raftlog_mp.files import Files
 from raftlog_mp.findings import Plan
 
 from .callers import Caller, close
-from .journals import append, entries_of, open_log, small_config, stop
+from .journals import append, entries_of, kill, open_log, small_config, stop
 
 FILES = Files()
 
@@ -231,3 +231,73 @@ def test_a_second_writer_is_refused_before_it_touches_anything(log_dir: str, pro
 
     process.serve(log_dir, on_ready, small_config())
     process.end()
+
+
+# ---------------------------------------------------------------- a lock file that is none
+class Unreadable(Files):
+    """The device cannot read the lock file."""
+
+    def open(self, path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> int:
+        if path.endswith("/" + fmt.LOCK_NAME):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return super().open(path, write=write, create=create, exclusive=exclusive)
+
+
+def odd_locks(directory: str) -> Iterator[tuple[str, Files, Callable[[], None]]]:
+    """Word of the reason, door, and what puts it there."""
+    yield "not a regular file", FILES, lambda: os.mkdir(lock_path(directory))
+    yield "not a regular file", FILES, lambda: os.mkfifo(lock_path(directory))
+    yield "Input/output error", Unreadable(), lambda: Path(lock_path(directory)).touch()
+
+
+def test_a_lock_that_cannot_be_used_is_told_at_every_door(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, _ = open_log(log_dir, strategy="mem_first")
+    append(journal, b"1")
+    kill(journal)
+    for word, files, put in odd_locks(log_dir):
+        put()
+        for module in (lifecycle, backup, repair, check):
+            monkeypatch.setattr(module, "Files", lambda files=files: files)
+        opened: list[Callable[[], object]] = [
+            lambda: lifecycle.stop_writer(log_dir),
+            lambda: backup.backup(log_dir, log_dir + ".copy"),
+            lambda: repair.plan(log_dir),
+            lambda: link.Link(log_dir, "client", files=files, autostart=True).ensure(wakeup.now() + 5),  # noqa: B023
+        ]
+        for door in opened:
+            with pytest.raises(errors.CorruptLog, match=f"LOCK cannot be used.*{word}.*move it away") as caught:
+                door()
+            assert str(caught.value).startswith(lock_path(log_dir))
+            assert caught.value.segment == fmt.LOCK_NAME
+        found = [one for one in check.check_log(log_dir).problems if one.file == fmt.LOCK_NAME]
+        assert [one.severity for one in found] == ["damage"] and word in found[0].sentence, found
+        with pytest.raises(errors.CorruptLog, match="LOCK cannot be used"):
+            lock.take_lock(files, log_dir)
+        (os.rmdir if os.path.isdir(lock_path(log_dir)) else os.unlink)(lock_path(log_dir))
+        monkeypatch.undo()
+    assert [step.kind for step in repair.apply(repair.plan(log_dir))][-1] == "make lock"
+    os.close(lock.take_lock(FILES, log_dir))
+
+
+def test_a_lock_of_somebody_who_cannot_be_named(tmp_path: Path) -> None:
+    """The device cannot read who holds it; it is held all the same."""
+    fd, files = lock.take_lock(FILES, str(tmp_path)), FaultyFiles()
+    files.fail("pread", errno.EIO, path=fmt.LOCK_NAME)
+    with pytest.raises(errors.LogLocked) as caught:
+        lock.take_lock(files, str(tmp_path))
+    assert caught.value.pid is None
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(errno.EIO, errors.CorruptLog), (errno.EROFS, errors.AccessDenied), (errno.ENOSPC, errors.DiskFull),
+     (errno.EMFILE, OSError)],
+)  # fmt: skip
+def test_a_lock_that_cannot_be_written(tmp_path: Path, code: int, kind: type[Exception]) -> None:
+    files, before = FaultyFiles(), os.listdir("/proc/self/fd")
+    files.fail("pwrite", code, path=fmt.LOCK_NAME)
+    with pytest.raises(kind) as caught:
+        lock.take_lock(files, str(tmp_path))
+    assert isinstance(caught.value, errors.RaftLogError) == (kind is not OSError)
+    assert os.listdir("/proc/self/fd") == before
