@@ -288,6 +288,8 @@ def _slot(raw: bytes, number: int, *, proved: bool = True) -> dict[str, Any] | s
 def lock_of(files: Files, directory: str) -> list[Diagnosis]:
     """Whether the lock can be asked who holds it."""
     path = join(directory, fmt.LOCK_NAME)
+    if not files.exists(path):
+        return [_found(DAMAGE, fmt.LOCK_NAME, "the file is missing: no writer starts", REPAIR)]
     try:
         files.lock_held(path)
     except AccessDenied as error:

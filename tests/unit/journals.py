@@ -40,6 +40,8 @@ def open_log(directory: str, files: Files | None = None, **settings: Any) -> tup
     files = files or FaultyFiles()
     place.prepare_directory(files, directory)
     new = not os.path.exists(os.path.join(directory, fmt.MANIFEST_NAME))
+    with open(os.path.join(directory, fmt.LOCK_NAME), "ab"):
+        pass
     journal, plan = startup.open_journal(files, directory, small_config(**settings) if new or settings else None)
     startup.supersede(journal)
     return journal, plan

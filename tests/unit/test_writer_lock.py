@@ -108,6 +108,7 @@ def test_a_missing_lock_file_of_an_existing_log_is_corruption(log_dir: str) -> N
     """Somebody removed it, and a writer may still hold the removed one: two would write."""
     journal, _ = open_log(log_dir)
     stop(journal)
+    os.unlink(lock_path(log_dir))
     with pytest.raises(errors.CorruptLog) as caught:
         lock.take_lock(FILES, log_dir)
     assert lock_path(log_dir) in str(caught.value) and caught.value.segment == fmt.LOCK_NAME
@@ -254,6 +255,7 @@ def test_a_lock_that_cannot_be_used_is_told_at_every_door(log_dir: str, monkeypa
     journal, _ = open_log(log_dir, strategy="mem_first")
     append(journal, b"1")
     kill(journal)
+    os.unlink(lock_path(log_dir))
     for word, files, put in odd_locks(log_dir):
         put()
         for module in (lifecycle, backup, repair, check):
