@@ -367,6 +367,7 @@ class SegmentMender:
             last = min(last, info.last_index)
         if last >= first:
             self._note_damage(first)
+        row = [first, max(last, first - 1), info.segment_id, offset]  # whole: until the suffix is gone it is in the log
         if self._cut_at is not None:  # what is dropped anyway is no hole
             last = min(last, self._cut_at - 1)
         last = max(last, first - 1)
@@ -381,7 +382,7 @@ class SegmentMender:
         kept = self._keep(name, offset, offset + part.end - part.start)
         self._step("salvage", name, sentence, offset=offset, first_index=first, last_index=last, kept_bytes=kept,
                    reversible=False)  # fmt: skip
-        self.manifest.lost.append([first, last, info.segment_id, offset])
+        self.manifest.lost.append(row)
 
     @staticmethod
     def _offset(info: SegmentInfo, part: Part) -> int:

@@ -145,3 +145,20 @@ def test_control_a_crash_before_the_manifest_leaves_work_to_do(tmp_path: Path) -
     noted = steps.index(("rename", fmt.MANIFEST_NAME))
     assert kept < noted < sealed < len(steps)
     assert Files().exists(manifest.manifest_path(log.path))
+
+
+def test_a_crash_before_a_suffix_is_dropped_leaves_its_damage_known(tmp_path: Path) -> None:
+    """What was to be dropped is still in the log then: its damage is a hole, in which no entry matches."""
+    log, files = build(str(tmp_path / "log"), clean=True), FaultyFiles()
+    for index in (15, 16, 17):
+        log.hit(index, header=True)
+    whole = copy_log(log.path, str(tmp_path / "whole"))
+    repair.apply(repair.plan(whole, truncate_from=15), files=files)
+    first = next(at for at, step in enumerate(files.steps) if step[0] == "rename" and step[1].endswith("manifest.tmp"))
+    files = FaultyFiles(crash_at=first + 1)
+    with pytest.raises(Crash):
+        repair.apply(repair.plan(log.path, truncate_from=15), files=files)
+    files.bury()
+    assert manifest.load(Files(), log.path).lost_at(16) is not None and check.check_log(log.path).lost == 3
+    with log_reader.open_reader(log.path) as reader, pytest.raises(errors.CorruptLog, match="15 to 17 are lost"):
+        reader.get(16)
