@@ -274,6 +274,27 @@ class Files:
             self.close(fd)
 
 
+class Watched:
+    """A file that is held open, so that one that replaces it is told from it."""
+
+    def __init__(self, files: Files, path: str) -> None:
+        self._files, self._fd = files, -1
+        with suppress(OSError):
+            self._fd = files.open(path)
+
+    def replaced(self) -> bool:
+        """Whether another file, or none, stands at the path now."""
+        try:
+            return self._fd == -1 or self._files.replaced(self._fd)
+        except OSError:
+            return True
+
+    def __del__(self) -> None:
+        # With its last user, and never earlier: the descriptor must not become that of another file.
+        if self._fd != -1:
+            self._files.close(self._fd)
+
+
 class OwnersFiles(Files):
     """``Files`` whose creations belong to the owner of ``directory``, also when root makes them."""
 
