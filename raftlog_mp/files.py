@@ -40,11 +40,13 @@ class Files:
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """Up to ``length`` bytes from ``offset``; shorter only at the end of the file."""
-        if length <= 0:
-            return b""
-        data = os.pread(fd, min(length, _READ_BYTES), offset)
-        if len(data) == length or not data:
-            return data  # nearly always
+        data = b""
+        if 0 < length <= _READ_BYTES:  # nearly always, and then without another call: a random get waits for this
+            data = os.pread(fd, length, offset)
+            if len(data) == length or not data:
+                return data
+        elif length > 0:
+            data = os.pread(fd, _READ_BYTES, offset)
         chunks = []
         while data:
             chunks.append(data)
