@@ -69,8 +69,10 @@ class Places(NamedTuple):
         )
 
 
-# No entry has index 0 or less: a look for any of them finds something, and sees that this is not it.
-NO_PLACES = Places([-1], [(-1, *[None] * 9)], [None])
+def no_places() -> Places:
+    """None is known.  Made anew each time: those of one map are told from those of another by who they are."""
+    # No entry has index -1: a look for any of them finds something, and sees that this is not it.
+    return Places([-1], [(-1, *[None] * 9)], [None])
 
 
 class Shelf:
@@ -83,7 +85,7 @@ class Shelf:
         self._files, self._directory, self._index_of, self._has_holes = files, directory, index_of, has_holes
         self.segments: OrderedDict[tuple[int, bool], SegmentReader] = OrderedDict()
         self.indexes: OrderedDict[int, IndexReader] = OrderedDict()
-        self.places = NO_PLACES  # replaced under the lock
+        self.places = no_places()  # replaced under the lock
         self.lapped_reads = 0  # that came from a file
         self._lock = threading.Lock()
 
@@ -114,7 +116,7 @@ class Shelf:
             cache[key] = value
             while len(cache) > OPEN_SEGMENTS:
                 cache.popitem(last=False)
-                self.places = NO_PLACES  # one of which may hold on to it
+                self.places = no_places()  # one of which may hold on to it
 
     def let_go(self, segment_id: int) -> None:
         """Whoever asks for it next opens it anew."""
@@ -122,7 +124,7 @@ class Shelf:
             self.segments.pop((segment_id, True), None)
             self.segments.pop((segment_id, False), None)
             self.indexes.pop(segment_id, None)
-            self.places = NO_PLACES
+            self.places = no_places()
 
     def add(self, place: Place, places: Places) -> None:
         """Keep ``place`` if ``places`` are still those in force.
@@ -144,12 +146,12 @@ class Shelf:
         with self._lock:
             self.segments.clear()
             self.indexes.clear()
-            self.places = NO_PLACES
+            self.places = no_places()
 
     def forget_places(self) -> None:
         """The last step of a new map of the log."""
         with self._lock:
-            self.places = NO_PLACES
+            self.places = no_places()
 
     def short_way(
         self, calm: Callable[[], bool], low: int, upto: int, floor: Callable[[int], int], inside: Get, otherwise: Get,

@@ -16,9 +16,8 @@ from raftlog_mp import index as index_module
 from raftlog_mp import shelf as shelf_module
 from raftlog_mp.catalog import SegmentInfo
 from raftlog_mp.index import from_slots, pack_slot
-from raftlog_mp.ring import Get
 from raftlog_mp.segment import SegmentReader
-from raftlog_mp.shelf import NO_PLACES, Place, Shelf
+from raftlog_mp.shelf import Place, Shelf, no_places
 from raftlog_mp.types import Entry
 
 from .journals import open_log, stop
@@ -175,19 +174,32 @@ def test_decoders_of_many_lengths_are_not_all_kept(tmp_path: Path, monkeypatch: 
 
 
 # ---------------------------------------------------------------- places
-def test_places_are_found_and_replaced() -> None:
-    def place(low: int, high: int, short_way: Get = lambda _: None) -> Place:
-        slots = from_slots(low, b"".join(map(pack_slot, range(high + 1 - low))))
-        return Place(low, high, slots, None, short_way, None)  # type: ignore[arg-type]
+def place(low: int, high: int) -> Place:
+    slots = from_slots(low, b"".join(map(pack_slot, range(high + 1 - low))))
+    return Place(low, high, slots, None, lambda _: None, None)  # type: ignore[arg-type]
 
+
+def test_places_are_found_and_replaced() -> None:
     first, last, between = place(1, 4), place(10, 12), place(5, 8)
-    places = NO_PLACES.with_one(last).with_one(first).with_one(between)
-    assert NO_PLACES.find(1) is NO_PLACES.find(0) is None
+    places = no_places().with_one(last).with_one(first).with_one(between)
+    assert no_places().find(1) is no_places().find(0) is None
     assert [places.find(index) for index in (0, 1, 4, 5, 8, 9, 10, 12, 13)] == [
         None, first, first, between, between, None, last, last, None,
     ]  # fmt: skip
     other = place(5, 7)
     assert places.with_one(other).find(6) is other and places.find(6) is between, "never changed, only replaced"
+
+
+@pytest.mark.parametrize("end", ["forget_places", "clear", "let_go"])
+def test_a_place_of_an_older_map_is_not_kept(end: str) -> None:
+    """Another thread may have taken over a newer map while it was looked up; also if neither had any place."""
+    shelf = Shelf(FaultyFiles(), "", lambda *_: None, lambda: False)  # type: ignore[arg-type, return-value]
+    before = shelf.places
+    getattr(shelf, end)(*([7] if end == "let_go" else []))
+    shelf.add(place(1, 4), before)
+    assert shelf.places.find(1) is None
+    shelf.add(place(1, 4), shelf.places)
+    assert shelf.places.find(1) is not None
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
