@@ -40,11 +40,13 @@ class Files:
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """Up to ``length`` bytes from ``offset``; shorter only at the end of the file."""
-        if length <= 0:
-            return b""
-        data = os.pread(fd, min(length, _READ_BYTES), offset)
-        if len(data) == length or not data:
-            return data  # nearly always
+        data = b""
+        if 0 < length <= _READ_BYTES:  # nearly always, and then without another call: a random get waits for this
+            data = os.pread(fd, length, offset)
+            if len(data) == length or not data:
+                return data
+        elif length > 0:
+            data = os.pread(fd, _READ_BYTES, offset)
         chunks = []
         while data:
             chunks.append(data)
@@ -279,6 +281,27 @@ class Files:
             yield fd
         finally:
             self.close(fd)
+
+
+class Watched:
+    """A file that is held open, so that one that replaces it is told from it."""
+
+    def __init__(self, files: Files, path: str) -> None:
+        self._files, self._fd = files, -1
+        with suppress(OSError):
+            self._fd = files.open(path)
+
+    def replaced(self) -> bool:
+        """Whether another file, or none, stands at the path now."""
+        try:
+            return self._fd == -1 or self._files.replaced(self._fd)
+        except OSError:
+            return True
+
+    def __del__(self) -> None:
+        # With its last user, and never earlier: the descriptor must not become that of another file.
+        if self._fd != -1:
+            self._files.close(self._fd)
 
 
 class OwnersFiles(Files):

@@ -118,6 +118,11 @@ def lone_record(body_bytes: int) -> struct.Struct:
     return struct.Struct(f"<12xII20xQQQ24x{body_bytes}s")
 
 
+def whole_record(length: int) -> struct.Struct:
+    """Decoder of a record of ``length`` bytes: ``RECORD_GIST`` with the checksums behind the magic, and the body."""
+    return struct.Struct(f"<4sIIII20xQQQ24x{length - RECORD_BYTES}s")
+
+
 @lru_cache(maxsize=16)
 def like_records(records: int, body_bytes: int) -> tuple[struct.Struct, struct.Struct]:
     """Decoders of ``records`` records back to back whose bodies are alike long: one call for all of them.

@@ -8,7 +8,8 @@ records.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import overload
 
 from crc32c import crc32c
@@ -22,7 +23,11 @@ pack_slot = struct.Struct("<Q").pack
 _unpack_slot = struct.Struct("<Q").unpack
 
 READ_BYTES = 1 << 20  # of a sealed index at once, while it is proved
-KEPT_BYTES = 256 * 1024  # of a sealed index that is held in memory; of a larger one, slots are read as they are needed
+KEPT_BYTES = 256 * 1024  # of a sealed index that is held in memory; of a larger one, blocks are read as they are needed
+BLOCK_BITS = 9  # 512 slots to a block, and the one behind them: 4 KiB cost one pread little more than 8 bytes do
+KEPT_BLOCKS = 1024  # of all indexes of a handle: 4 MiB
+WHOLE_BITS = 48  # no index has as many slots: all of them are one block
+_LOW_BITS = (1 << BLOCK_BITS) - 1
 UNKNOWN = -1  # a position that lies before every ring and every segment: nothing is ever found there
 
 
@@ -50,12 +55,46 @@ class ActiveIndex:
         shm.remove(self.path)
 
 
+Block = Sequence[int]
+Blocks = tuple[list[Block | None], int, Callable[[int], Block]]
+
+
+class BlockKeeper:
+    """Which blocks of sealed indexes are held in memory: a bounded number, of which the oldest goes first.
+
+    Without a lock: each step is one operation of a list or a deque, and whoever reads a block holds it.  A block is
+    noted after it is put down, so each that is there is noted or about to be; one that two threads put down is let go
+    of twice, which is once too often and never once too few.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[list[Block | None], int]] = deque()
+
+    def keep(self, blocks: list[Block | None], number: int, block: Block) -> None:
+        """Put ``block`` where it belongs, and let go of an older one if there are too many."""
+        blocks[number] = block
+        self._kept.append((blocks, number))
+        if len(self._kept) > KEPT_BLOCKS:
+            oldest, number = self._kept.popleft()
+            oldest[number] = None
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 class IndexReader:
     """Positions by entry index, from any of the three places they live in."""
 
     def __init__(self, base_index: int, slots: memoryview | _SlotsOnDisk, mapping: shm.Mapping | None = None) -> None:
         self.base_index = base_index
         self.slots = slots
+        # For a loop that cannot afford a call: slot ``at`` and the one behind it are items ``at & ((1 << bits) - 1)``
+        # and the next of ``blocks[at >> bits]``, or where that is None, of ``load(at >> bits)``.
+        self.blocks: Blocks
+        if isinstance(slots, _SlotsOnDisk):
+            self.blocks = slots.blocks, BLOCK_BITS, slots.load
+        else:
+            self.blocks = [slots], WHOLE_BITS, lambda _: slots
         self._mapping = mapping  # keeps the memory alive as long as the slots
 
     def close(self) -> None:
@@ -66,14 +105,15 @@ class IndexReader:
 
 
 class _SlotsOnDisk(Sequence[int]):
-    """The slots of a sealed index that is too large to be held: each is read when it is asked for.
+    """The slots of a sealed index that is too large to be held: read by blocks, some of which stay in memory.
 
     Not a mapping: a block that the device cannot read any more ends the process there (SIGBUS).  Here its slots are
     ``UNKNOWN``; whoever misses the record then takes the index for damaged and has it made anew.
     """
 
-    def __init__(self, files: Files, fd: int, count: int) -> None:
-        self._files, self._fd, self._count = files, fd, count
+    def __init__(self, files: Files, fd: int, count: int, keeper: BlockKeeper) -> None:
+        self._files, self._fd, self._count, self._keeper = files, fd, count, keeper
+        self.blocks: list[Block | None] = [None] * ((count >> BLOCK_BITS) + 1)
 
     def __len__(self) -> int:
         return self._count
@@ -87,6 +127,25 @@ class _SlotsOnDisk(Sequence[int]):
             return [self[one] for one in range(*at.indices(self._count))]
         if not 0 <= at < self._count:
             raise IndexError(f"slot {at} of {self._count}")
+        number = at >> BLOCK_BITS
+        return (self.blocks[number] or self.load(number))[at & _LOW_BITS]
+
+    def load(self, number: int) -> Block:
+        """A block and the slot behind it, from now on in memory if all of it can be read."""
+        first = number << BLOCK_BITS
+        count = min((1 << BLOCK_BITS) + 1, self._count - first)
+        try:
+            data = self._files.pread(self._fd, 8 * count, fmt.INDEX_HEADER_BYTES + 8 * first)
+        except OSError:
+            data = b""
+        if len(data) < 8 * count:
+            return [self._slot(first + at) for at in range(count)]
+        block = memoryview(data).cast("Q")
+        self._keeper.keep(self.blocks, number, block)
+        return block
+
+    def _slot(self, at: int) -> int:
+        """One, beside others that cannot be read: that may concern a part of a block only."""
         try:
             slot: int = _unpack_slot(self._files.pread(self._fd, 8, fmt.INDEX_HEADER_BYTES + 8 * at))[0]
         except (OSError, struct.error):
@@ -110,9 +169,13 @@ def open_active(path: str, base_index: int) -> IndexReader:
 
 
 def open_sealed(
-    files: Files, path: str, log_id: int, segment_id: int, base_index: int, count: int
-) -> IndexReader | None:
-    """The sealed index at ``path``, or None if it is missing or not exactly right (then rebuild it)."""
+    files: Files, path: str, log_id: int, segment_id: int, base_index: int, count: int,
+    keeper: BlockKeeper | None = None,
+) -> IndexReader | None:  # fmt: skip
+    """The sealed index at ``path``, or None if it is missing or not exactly right (then rebuild it).
+
+    ``keeper``: of the blocks of a large one.
+    """
     try:
         fd = files.open(path)
     except OSError:
@@ -135,7 +198,7 @@ def open_sealed(
             return None
         if size <= KEPT_BYTES:
             return from_slots(base_index, piece)  # the one piece is all of it
-        slots, fd = _SlotsOnDisk(files, fd, header.slots), -1
+        slots, fd = _SlotsOnDisk(files, fd, header.slots, BlockKeeper() if keeper is None else keeper), -1
         return IndexReader(base_index, slots)
     except (OSError, VersionMismatch):
         return None  # a cache: made anew, like one that is damaged

@@ -24,26 +24,27 @@ from .index import IndexReader
 from .link import RETRY_SECONDS
 from .ring import Get
 from .segment import SegmentReader, proves
-from .shelf import Place, Shelf, copy_from_file, copy_from_ring, find_place, term_at, unreadable
+from .shelf import CHUNK_BYTES, Place, Places, Shelf, copy_from_file, copy_from_ring, term_at, unreadable
 from .shm import ACQUIRE
 from .source import Source
 from .types import Entry
 
-CHUNK_BYTES = 256 * 1024  # of one copy during a range read
 TRIES = 100  # a reader that is overtaken again and again by rolls gives up; each try sees a newer catalog
 
 T = TypeVar("T")
-Reached = tuple[int, int, Callable[[int], None]]  # what the short way serves: last index, first, how to tell it of more
+Reached = tuple[int, int, Callable[[int], object]]  # what short ways serve: last index, first, how to tell of more
 NO_BATCH: tuple[Any, int, int, int, list[bytes]] = (None, -1, 0, 0, [])
 
 
 class Reader:
     """The reading half of a handle.  Safe to use from several threads."""
 
+    lapped_reads = property(lambda self: self._shelf.lapped_reads)  # reads of one entry that the ring no longer served
+
     def __init__(self, source: Source, files: Files, directory: str) -> None:
         self._source, self._directory = source, directory
         self._link = source.link
-        self._shelf = Shelf(files, directory, source.index_of)
+        self._shelf = Shelf(files, directory, source.index_of, source.has_holes)
         self._lock = threading.Lock()
         # Of the batch that was decoded last: view, position, term, base index, payloads.
         self._batch = NO_BATCH
@@ -53,7 +54,6 @@ class Reader:
         self._view: Any = None
         self._seen = -1  # catalog version that the map below belongs to
         self._epoch = 0
-        self.lapped_reads = 0  # reads that the ring could no longer serve
 
     def renew_lock(self) -> None:
         """In a forked child: another thread of the parent may have held it."""
@@ -114,13 +114,17 @@ class Reader:
     def _find_short_way(self) -> None:
         """With the lock held."""
         # A purge stores the new first index after the version: while that stands, so does what is loaded here.
-        (base, slots, _), last = self._active, self._last()
-        low = max(self._first(), base)
-        self.get, reach = self._ring.short_way(
+        (base, slots, _), first, last = self._active, self._first(), self._last()
+        calm = self._source.calm(self._view, self._seen)
+        from_file, reach_file = self._shelf.short_way(
+            calm, first, last, self._ring.floor, self._get_inside, self._get_slowly, prove=self._verify
+        )
+        low = max(first, base)
+        self.get, reach_ring = self._ring.short_way(
             self._link, self._view, self._view.control.catalog_version.load, self._seen, low, last, base, slots,
-            self._get_slowly,
+            from_file,
         )  # fmt: skip
-        self._upto = last, low, reach
+        self._upto = last, low, lambda last: (reach_file(last), reach_ring(last))
 
     def view(self) -> Any:
         """The view in force, settled."""
@@ -199,33 +203,29 @@ class Reader:
                     reach(last)
                     self._upto = last, low, reach
 
+    def _get_inside(self, index: int) -> Entry | None:
+        """An entry of the map in force."""
+        try:
+            return self._get_from_place(index)
+        except Overtaken:
+            return self._get_slowly(index)
+
     def _get_from_place(self, index: int) -> Entry | None:
         places = self._shelf.places
-        _, _, base, slots, info, short_way = find_place(places, index) or self._open_place(index, places)
-        at = index - base
-        position = slots[at]
+        place = places.find(index) or self._open_place(index, places)
+        position = place.reader.slots[index - place.reader.base_index]
         view, cached, term, first, payloads = self._batch
         if cached == position and view is self._view:
             return Entry(term, index, payloads[index - first])
-        following = slots[at + 1] if at + 1 < len(slots) else 0
-        alone = position != following  # or the last of several: then the long way finds out
-        ring, found = self._ring, None
-        if ring.floor(ACQUIRE) <= position:
-            entry = short_way(index) if alone else None
-            if entry is not None:
-                return entry
-            found = ring.record(position)
+        found = self._ring.record(position) if self._ring.floor(ACQUIRE) <= position else None
         if found is None:
             # Lapped: what lies below the floor is durable, so the segment file has it.
-            self.lapped_reads += 1
-            segment = self._segment(info)
-            if alone:
-                length = following - position
-                length = length if 0 < length <= CHUNK_BYTES else SMALL_BYTES
-                entry = segment.entry(position, index, length, prove=self._verify)
-                if entry is not None:
-                    return entry
-            found = segment.record(position)
+            self._shelf.lapped_reads += 1
+            if place.segment is None:
+                place = place._replace(segment=self._segment(place.info))
+                self._shelf.add(place, places)
+            assert place.segment is not None
+            found = place.segment.record(position)
             if found is not None and self._verify and not proves(*found):
                 found = None
         entry = self._entry_in(found[0], found[1], position, index) if found is not None else None
@@ -233,7 +233,7 @@ class Reader:
             return next(iter(self.read(index, index + 1, None)), None)
         return entry
 
-    def _open_place(self, index: int, places: list[Place]) -> Place:
+    def _open_place(self, index: int, places: Places) -> Place:
         """Where ``index`` is looked up; kept among ``places`` for the next look."""
         info, found = self._locate(index)
         base, high = found.base_index, found.base_index + len(found.slots) - 1
@@ -242,11 +242,10 @@ class Reader:
         low = max(info.base_index, base)
         short_way, _ = self._ring.short_way(
             self._link, self._view, self._view.control.catalog_version.load, self._seen, low, high, base, found.slots,
-            lambda _index: None,
+            self._get_inside,
         )  # fmt: skip
-        place = Place(low, high, base, found.slots, info, short_way)
-        if not self._source.has_holes():  # beside a hole, each look is a new one
-            self._shelf.add(place, places)
+        place = Place(low, high, found, info, short_way, None)
+        self._shelf.add(place, places)
         return place
 
     def _entry_in(self, fields: tuple[Any, ...], body: bytes, position: int, index: int) -> Entry | None:

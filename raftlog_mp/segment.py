@@ -16,10 +16,8 @@ from crc32c import crc32c
 from . import format as fmt
 from .files import Files
 from .format import BAD, RESIDUE, WRONG, ZERO, RecordHeader, Seal, SegmentHeader
-from .types import Entry
 
 HEADER, MAGIC = fmt.RECORD_BYTES, fmt.RECORD_MAGIC
-unpack_gist, unpack_crcs = fmt.RECORD_GIST.unpack_from, fmt.RECORD_CRCS.unpack_from
 
 # Blocks ahead of the end are filled with zeros in steps: fdatasync of 344-byte writes took 169-185 us into
 # zeroed blocks, 179-208 into merely reserved ones, 263-279 into a growing file (docs/architecture.md).
@@ -115,21 +113,22 @@ class SegmentReader:
     """
 
     def __init__(self, files: Files, path: str, start: int, *, populate: bool = False) -> None:
-        self._files, self.path, self._shift = files, path, fmt.DATA_OFFSET - start
-        self._fd = files.open(path)
+        self._files, self.path = files, path
+        self.shift = fmt.DATA_OFFSET - start  # from a stream position to an offset in the file
+        self.fd = files.open(path)
         self._copied = (0, -1)  # the last copy
         self._fetched = 0  # stream position up to which pages were asked for
         if populate:
             with suppress(OSError):
-                files.will_need(self._fd, 0, files.size(self._fd))
+                files.will_need(self.fd, 0, files.size(self.fd))
 
     def _read(self, position: int, length: int) -> bytes:
-        if position + self._shift < fmt.DATA_OFFSET:
+        if position + self.shift < fmt.DATA_OFFSET:
             return b""
         try:
-            return self._files.pread(self._fd, length, position + self._shift)
+            return self._files.pread(self.fd, length, position + self.shift)
         except OSError:
-            return self._before_bad_block(position + self._shift, length)
+            return self._before_bad_block(position + self.shift, length)
 
     def _before_bad_block(self, offset: int, length: int) -> bytes:
         """What the device gives before the first block that it cannot read.
@@ -140,7 +139,7 @@ class SegmentReader:
         while offset < end:
             size = min(end, (offset // fmt.BLOCK_BYTES + 1) * fmt.BLOCK_BYTES) - offset
             try:
-                piece = self._files.pread(self._fd, size, offset)
+                piece = self._files.pread(self.fd, size, offset)
             except OSError:
                 break
             pieces.append(piece)
@@ -160,28 +159,6 @@ class SegmentReader:
             raw = self._read(position, length)
         return fields, raw[fmt.RECORD_BYTES : length]
 
-    def entry(self, position: int, index: int, length: int, *, prove: bool) -> Entry | None:
-        """Entry ``index`` from the record at ``position``, if that holds it alone; ``length``: of the record, a guess.
-
-        None for all that takes a closer look: a record of several entries, a longer one, one that is not proved.
-        """
-        offset = position + self._shift
-        try:
-            raw = self._files.pread(self._fd, length, offset) if offset >= fmt.DATA_OFFSET else b""
-        except OSError:
-            return None  # as in _read()
-        if len(raw) < HEADER:
-            return None
-        magic, size, count, base, term, place = unpack_gist(raw)
-        if place != position or base != index or count != 1 or magic != MAGIC or len(raw) < HEADER + size:
-            return None
-        payload = raw[HEADER : HEADER + size]
-        if prove:
-            header_crc, body_crc = unpack_crcs(raw)
-            if crc32c(payload) != body_crc or crc32c(raw[8:HEADER]) != header_crc:
-                return None
-        return Entry(term, index, payload)
-
     def copy(self, start: int, end: int) -> bytes:
         """The stream bytes ``[start, end)``; shorter if the file ends before, empty if they cannot be read.
 
@@ -191,17 +168,17 @@ class SegmentReader:
         if before[0] <= start <= before[1] and end + READ_AHEAD_BYTES // 2 > self._fetched:
             self._fetched = end + READ_AHEAD_BYTES
             with suppress(OSError):  # only a hint
-                self._files.will_need(self._fd, end + self._shift, READ_AHEAD_BYTES)
+                self._files.will_need(self.fd, end + self.shift, READ_AHEAD_BYTES)
         return self._read(start, end - start)
 
     def image(self) -> bytes:
         """The whole file; raises ``OSError`` if it cannot be read."""
-        return self._files.pread(self._fd, self._files.size(self._fd), 0)
+        return self._files.pread(self.fd, self._files.size(self.fd), 0)
 
     def __del__(self) -> None:
         # The last reader lets go of it, after a roll, at the end of the handle, or in mid-read of another thread.
-        if hasattr(self, "_fd"):
-            self._files.close(self._fd)
+        if hasattr(self, "fd"):
+            self._files.close(self.fd)
 
 
 def proves(fields: tuple[Any, ...], body: bytes) -> bool:

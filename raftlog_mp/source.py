@@ -6,7 +6,6 @@ writer appears, and one whose writer died goes on with what that writer had publ
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,9 +13,9 @@ from . import errors, layout, manifest, provable, shm, wakeup
 from . import format as fmt
 from .catalog import Catalog, SegmentInfo
 from .config import LogConfig
-from .files import Files, join
+from .files import Files, Watched, join
 from .findings import Plan, expected_header
-from .index import IndexReader, from_slots, open_active, open_sealed
+from .index import BlockKeeper, IndexReader, from_slots, open_active, open_sealed
 from .link import Link
 from .manifest import Manifest
 from .ring import Get, ShortWay
@@ -121,7 +120,8 @@ def _state_of(found: Manifest) -> int:
 class FileView:
     """What the files (and a dead writer's ring) prove, found by recovery's own scan, without changing anything."""
 
-    def __init__(self, files: Files, directory: str, found: Manifest) -> None:
+    def __init__(self, files: Files, directory: str, found: Manifest, held: Watched | None = None) -> None:
+        self.held = held or Watched(files, manifest.manifest_path(directory))  # the manifest that `found` was read from
         seen = provable.look(files, directory, found)
         plan: Plan = seen.plan
         self.plan, self.manifest, self.holes = plan, seen.manifest, seen.holes
@@ -160,38 +160,6 @@ class FileView:
         return from_slots(self.plan.tail.base_index, self.plan.slots + self.plan.ring_slots)
 
 
-class _Watched:
-    """A file that is held open, so that one that replaces it is told from it."""
-
-    def __init__(self, files: Files, path: str) -> None:
-        self._files, self._path = files, path
-        self._fd: int | None = None
-
-    def open(self) -> None:
-        """Hold the file that stands there now."""
-        self.close()
-        with contextlib.suppress(OSError):
-            self._fd = self._files.open(self._path)
-
-    def replaced(self) -> bool:
-        """Whether another file, or none, stands there now."""
-        fd = self._fd
-        try:
-            return fd is None or self._files.replaced(fd)
-        except OSError:  # another thread has just let go of it
-            return True
-
-    def close(self) -> None:
-        """Let go of it."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            self._files.close(fd)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_fd"):
-            self.close()
-
-
 class Source:
     """The current view of a handle, and the catalog that belongs to it."""
 
@@ -202,7 +170,7 @@ class Source:
         self._catalog = Catalog([])
         self._manifest: Manifest | None = None
         self._looked = 0.0
-        self._manifest_file = _Watched(files, manifest.manifest_path(directory))
+        self._keeper = BlockKeeper()
 
     def view(self) -> Any:
         """The view in force: live if there ever was a writer for this handle, else the files'."""
@@ -218,7 +186,7 @@ class Source:
             self.link.forget_view(live)  # the newer writer is gone as well: the files know what it did
             self._file_view = None
         if self._file_view is not None:
-            self._look_for_writer()
+            self._look_for_writer(self._file_view)
             return self.link.view or self._file_view
         if not self.link.try_connect():
             if not self._files_allowed:
@@ -229,22 +197,32 @@ class Source:
     def stands(self, view: Any) -> bool:
         """Whether ``view`` is what :meth:`view` would give for the files: the same look, and no step beyond it."""
         return (
-            view is self._file_view is not None and self.link.view is None
-            and wakeup.now() - self._looked <= LOOK_SECONDS and not self._manifest_file.replaced()
+            isinstance(view, FileView) and view is self._file_view and self.link.view is None
+            and wakeup.now() - self._looked <= LOOK_SECONDS and not view.held.replaced()
         )  # fmt: skip
+
+    def calm(self, view: Any, version: int) -> Callable[[], bool]:
+        """What tells whether a map of ``view`` still stands: for the files :meth:`stands`, for others the version."""
+        link, now = self.link, wakeup.now
+        if isinstance(view, FileView):
+            replaced = view.held.replaced
+            return lambda: link.view is None and now() - self._looked <= LOOK_SECONDS and not replaced()
+        load = view.control.catalog_version.load
+        return lambda: link.view is view and load(shm.ACQUIRE) == version
 
     def _read_files(self) -> FileView:
         for _ in range(10):  # a writer may start, roll and stop while we look: then what we saw does not fit together
-            self._manifest_file.open()  # before it is read: a file that replaces it later is noticed
+            # Before it is read: a file that replaces it later is noticed.
+            held = Watched(self._files, manifest.manifest_path(self._directory))
             found = manifest.load(self._files, self._directory)
-            view = FileView(self._files, self._directory, found)
+            view = FileView(self._files, self._directory, found, held)
             if manifest.load(self._files, self._directory).as_dict() == found.as_dict():
                 return view
         raise errors.WriterUnavailable(f"{self._directory} kept changing while it was read; try again")
 
-    def _look_for_writer(self) -> None:
+    def _look_for_writer(self, view: FileView) -> None:
         # Every start of a writer, and everything that takes entries away, replaces the manifest before it is answered.
-        now, replaced = wakeup.now(), self._manifest_file.replaced()
+        now, replaced = wakeup.now(), view.held.replaced()
         if replaced or now - self._looked > LOOK_SECONDS:
             self._looked = now
             # A writer that is there and does not answer now may have changed the log all the same.
@@ -280,7 +258,7 @@ class Source:
 
     def close(self) -> None:
         """Let go of what is held open."""
-        self._manifest_file.close()
+        self._file_view = None
 
     # ------------------------------------------------------------ catalog
     def catalog(self) -> Catalog:
@@ -320,7 +298,7 @@ class Source:
         if info.last_index is not None:
             path = join(self._directory, fmt.index_name(info.segment_id))
             count = info.last_index + 1 - info.base_index
-            opened = open_sealed(self._files, path, found.log_id, info.segment_id, info.base_index, count)
+            opened = open_sealed(self._files, path, found.log_id, info.segment_id, info.base_index, count, self._keeper)
             if opened is not None:
                 return opened
         if any(row[2] == info.segment_id for row in found.lost) and info.last_index is not None:

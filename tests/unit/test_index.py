@@ -93,24 +93,89 @@ def test_no_file_is_mapped_and_no_descriptor_stays(tmp_path: Path, kept: bool) -
     assert index.open_sealed(FILES, path, 9, 2, 10, 5) is None and held() == 0
 
 
-@pytest.mark.parametrize("how", ["unreadable", "cut"])
-def test_a_block_that_goes_bad_later_is_an_unknown_slot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """In a mapping it would end the process."""
+BLOCK = 1 << index.BLOCK_BITS
+MANY = [88 * number for number in range(2 * BLOCK + 10)]  # positions, more than two blocks of them
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Path of a sealed index that is read by blocks."""
     monkeypatch.setattr(index, "KEPT_BYTES", 0)
-    path, files = str(tmp_path / "x.idx"), FaultyFiles()
-    index.write_sealed(FILES, path, 9, 2, 10, SLOTS)
-    reader = index.open_sealed(files, path, 9, 2, 10, 4)
+    path = str(tmp_path / "x.idx")
+    index.write_sealed(FILES, path, 9, 2, 10, b"".join(map(index.pack_slot, MANY)))
+    return path
+
+
+@pytest.mark.parametrize("how", ["unreadable", "cut"])
+def test_a_block_that_goes_bad_later_is_an_unknown_slot(many: str, how: str) -> None:
+    """In a mapping it would end the process.  What was read before stays."""
+    files = FaultyFiles()
+    reader = index.open_sealed(files, many, 9, 2, 10, len(MANY))
     assert reader is not None and reader.slots[1] == 88
     if how == "cut":
-        os.truncate(path, fmt.INDEX_HEADER_BYTES + 12)
-        assert list(reader.slots) == [0] + [index.UNKNOWN] * 3
+        os.truncate(many, fmt.INDEX_HEADER_BYTES + 8 * BLOCK + 12)
+        assert list(reader.slots) == MANY[: BLOCK + 1] + [index.UNKNOWN] * (BLOCK + 9)
     else:
         files.fail("pread", errno.EIO)
-        assert list(reader.slots) == [index.UNKNOWN] * 4
+        assert list(reader.slots) == MANY[:BLOCK] + [index.UNKNOWN] * (BLOCK + 10)
     reader.close()
-    assert index.open_sealed(files, path, 9, 2, 10, 4) is None
+    assert index.open_sealed(files, many, 9, 2, 10, len(MANY)) is None
+
+
+def test_a_block_that_could_not_be_read_is_read_again(many: str) -> None:
+    files = FaultyFiles()
+    reader = index.open_sealed(files, many, 9, 2, 10, len(MANY))
+    assert reader is not None
+    files.fail("pread", errno.EIO)
+    assert reader.slots[5] == index.UNKNOWN
+    files.heal()
+    assert reader.slots[5] == MANY[5]
+    reader.close()
+
+
+class Counting(Files):
+    """Counts what is read, and how much of it in all."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        self.reads += 1
+        return super().pread(fd, length, offset)
+
+
+def test_blocks_are_read_once_and_the_oldest_goes_first(many: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all indexes that share a keeper, no more blocks stay in memory than it allows."""
+    monkeypatch.setattr(index, "KEPT_BLOCKS", 2)
+    files, keeper = Counting(), index.BlockKeeper()
+    readers = [index.open_sealed(files, many, 9, 2, 10, len(MANY), keeper) for _ in range(2)]
+    assert readers[0] is not None and readers[1] is not None
+    first, second = readers[0], readers[1]
+
+    def reads(reader: index.IndexReader, at: int) -> int:
+        before = files.reads
+        assert reader.slots[at] == MANY[at]
+        return files.reads - before
+
+    assert [reads(first, at) for at in (0, BLOCK - 1, BLOCK, 7, BLOCK + 7)] == [1, 0, 1, 0, 0]
+    assert reads(second, 0) == 1 and [reads(first, at) for at in (BLOCK, 0, BLOCK)] == [0, 1, 1]
+    assert sum(block is not None for reader in (first, second) for block in reader.blocks[0]) == 2
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
+def test_a_slot_and_the_one_behind_it_are_found_without_a_call(
+    many: str, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+) -> None:
+    monkeypatch.setattr(index, "KEPT_BYTES", kept_bytes)
+    reader = index.open_sealed(FILES, many, 9, 2, 10, len(MANY))
+    assert reader is not None
+    blocks, bits, load = reader.blocks
+    for at in range(len(MANY) - 1):
+        block, inside = blocks[at >> bits] or load(at >> bits), at & ((1 << bits) - 1)
+        assert [block[inside], block[inside + 1]] == MANY[at : at + 2]
+    reader.close()
 
 
 @pytest.mark.parametrize("wrong", [(8, 2, 10, 4), (9, 3, 10, 4), (9, 2, 11, 4), (9, 2, 10, 5)])
