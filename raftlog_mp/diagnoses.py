@@ -106,6 +106,17 @@ def _of_record(
     if not info.sealed and position >= mark and letter != "K":
         return  # a torn tail: start-up's row tells it
     where: dict[str, Any] = {"offset": record.offset, "first_index": first, "last_index": last, "term": record.term}
+    if info.last_index is not None and first is not None and first == info.last_index + 1 == (last or 0) + 1:
+        if found.clean or info is not found.segments[-1]:
+            sentence = f"damage where nobody reads: {record.length} bytes behind the last entry"
+            yield _found(INFO, one.file, sentence, **where)
+        else:
+            sentence = (
+                f"{record.length} bytes behind the last entry are damaged, which say what became of submissions: of "
+                "those that are sent again nobody knows (OutcomeUnknown)"
+            )
+            yield _found(DAMAGE, one.file, sentence, REPAIR, letter, **where)
+        return
     gone = info.last_index is not None and first is not None and first > info.last_index
     purged = last is not None and last <= found.purged_index and first is not None and first <= last
     if gone or purged:

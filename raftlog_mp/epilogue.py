@@ -6,7 +6,6 @@ dead writer's ring, and the exactly-once table.
 
 from __future__ import annotations
 
-import msgpack
 from crc32c import crc32c
 
 from . import format as fmt
@@ -21,8 +20,6 @@ from .segment import SegmentWriter, proves
 from .survey import header_of
 from .term_history import runs_in_records
 from .terms import write_sealed_runs
-
-FORGOTTEN: bytes = msgpack.packb([[0, 0, 0, []]])  # an exactly-once table that knows only that it has forgotten
 
 
 def end_the_log(

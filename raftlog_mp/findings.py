@@ -17,7 +17,7 @@ from .catalog import Catalog, SegmentInfo
 from .files import Files, join
 from .format import RecordHeader, SegmentHeader
 from .manifest import Manifest
-from .producers import Producers
+from .producers import ALL_FORGOTTEN, Producers
 from .remains import Remains
 from .segment import Scan, proves, scan_records
 from .term_history import guess_in, history_of_log, term_changes
@@ -101,7 +101,7 @@ def make_plan(files: Files, directory: str, manifest: Manifest, *, fresh_reads: 
         if manifest.clean and manifest.producers:
             plan.producers.restore(manifest.producers)  # the sealed segments were not read
         for producer, sequence in manifest.purges:
-            plan.producers.record(producer, sequence, (manifest.purged_index + 1, 0, 0))
+            plan.producers.record_purge(producer, sequence, (manifest.purged_index + 1, 0, 0))
         return plan
     finally:
         old.close()
@@ -271,6 +271,9 @@ def _conclude(plan: Plan, seen: _Inspection) -> None:
     where["term"] = info.previous_term if scan is None else scan.last_term
     _note(plan, row, seen.name, **where)
     plan.producers = seen.producers
+    end = seal.end if seal is not None and row.action == table.TRUST else info.end
+    if scan is not None and end is not None and scan.end != end:
+        plan.producers.restore(ALL_FORGOTTEN)  # what came behind the place where the walk ended nobody knows
     if info.sealed or row.action == table.TRUST:
         sealed = info
         if not info.sealed and seal is not None:

@@ -23,6 +23,7 @@ IDLE_PRODUCERS_KEPT = 256  # of those without a connection; the longest silent o
 Outcome = tuple[int, int, int]  # first index, count, term: where a submission went
 
 NO_PRODUCERS: bytes = msgpack.packb([])
+ALL_FORGOTTEN: bytes = msgpack.packb([[0, 0, 0, []]])  # a table that knows only that it has forgotten
 APPENDED, NEW, FORGOTTEN = "appended", "new", "forgotten"
 
 
@@ -74,11 +75,17 @@ class Producers:
         window = self._windows.get(producer)
         if window is None:
             window = self._windows[producer] = {}
+            self._begin(producer, sequence)
         window[sequence] = outcome
         if sequence > self._highest.get(producer, 0):
             self._highest[producer] = sequence
         if len(window) >= 2 * WINDOW:
             self._trim_window(window)
+
+    def _begin(self, producer: int, sequence: int) -> None:
+        """Nothing was known of this producer: what it did before may be among what was forgotten."""
+        if self._forgot_some:
+            self._low[producer] = max(self._low.get(producer, 0), sequence)
 
     @staticmethod
     def _trim_window(window: dict[int, Outcome]) -> None:
@@ -86,11 +93,20 @@ class Producers:
             for old in sorted(window)[: len(window) - WINDOW]:
                 del window[old]
 
+    def record_purge(self, producer: int, sequence: int, outcome: Outcome) -> None:
+        """Remember a purge that the manifest names, as far as its producer is known.
+
+        Of one that may have been forgotten nothing else is known, and :meth:`connect` has to know that.
+        """
+        if producer in self._windows or not self._forgot_some:
+            self.record(producer, sequence, outcome)
+
     def record_singles(self, producer: int, sequence: int, first_index: int, count: int, term: int) -> None:
         """Remember ``count`` submissions of one entry each, from ``sequence`` and ``first_index`` on."""
         window = self._windows.get(producer)
         if window is None:
             window = self._windows[producer] = {}
+            self._begin(producer, sequence)
         indexes = range(first_index, first_index + count)
         outcomes = zip(indexes, repeat(1, count), repeat(term, count), strict=True)
         window.update(zip(range(sequence, sequence + count), outcomes, strict=True))

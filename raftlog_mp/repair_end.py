@@ -8,11 +8,11 @@ from . import format as fmt
 from . import recovery_table
 from .catalog import Catalog, SegmentInfo, clipped
 from .config import LogConfig
-from .epilogue import FORGOTTEN, end_the_log, take_prefix
+from .epilogue import end_the_log, take_prefix
 from .files import join
 from .findings import Plan, make_plan
 from .mending import apply_plan
-from .producers import KEPT_BYTES_MAX
+from .producers import ALL_FORGOTTEN, KEPT_BYTES_MAX
 from .records import scan_segment
 from .remains import Remains, last_term_of_the_dead
 from .repair_steps import SegmentMender
@@ -275,7 +275,7 @@ class Mender(SegmentMender):
             plan.producers.lose(first, last_lost)
         # A table that knows only that it has forgotten: whoever asks what became of a submission gets OutcomeUnknown.
         budget = min(LogConfig.from_dict(found.config).ring_bytes // 4, KEPT_BYTES_MAX)
-        table = FORGOTTEN if self._forgets else plan.producers.snapshot(budget)
+        table = ALL_FORGOTTEN if self._forgets or self._rebuilt else plan.producers.snapshot(budget)
         last = end_the_log(files, directory, found, plan, table, start=start)
         found.segments, found.next_segment_id = [*found.segments, last], last.segment_id + 1
         found.generation, found.settled, found.durable = last.generation, True, last.end or 0

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from raftlog_mp.layout import COMPLETION_SLOTS
-from raftlog_mp.producers import APPENDED, FORGOTTEN, IDLE_PRODUCERS_KEPT, NEW, WINDOW, Producers
+from raftlog_mp.producers import ALL_FORGOTTEN, APPENDED, FORGOTTEN, IDLE_PRODUCERS_KEPT, NEW, WINDOW, Producers
 
 
 def filled(count: int, producer: int = 1) -> Producers:
@@ -107,6 +107,27 @@ def test_what_became_of_lost_entries_is_forgotten_and_nothing_else() -> None:
         verdicts = {sequence: one.look_up(1, sequence)[0] for sequence in range(1, 10)}
         assert [s for s, verdict in verdicts.items() if verdict == FORGOTTEN] == [3, 7]
         assert verdicts.pop(9) == NEW and APPENDED in verdicts.values() and NEW not in verdicts.values()
+
+
+@pytest.mark.parametrize("singles", [False, True])
+def test_a_producer_that_may_have_been_forgotten_is_not_known_by_what_it_did_later(singles: bool) -> None:
+    """Rebuilt from records behind a snapshot that left some out: what came before the first of them nobody knows."""
+    table = Producers()
+    table.restore(ALL_FORGOTTEN)
+    table.record_purge(9, 4, (1, 0, 0))
+    assert table.connect(9, 1, 4) == 4 and table.look_up(9, 3)[0] == table.look_up(9, 4)[0] == FORGOTTEN
+    if singles:
+        table.record_singles(1, 12, 100, 3, 1)
+    else:
+        for sequence in (12, 13, 14):
+            table.record(1, sequence, (88 + sequence, 1, 1))
+    back = Producers()
+    back.restore(table.snapshot(1 << 20))
+    for one in (table, back):
+        assert one.connect(1, 3, 15) == 14
+        assert {one.look_up(1, sequence)[0] for sequence in range(3, 12)} == {FORGOTTEN}
+        assert [one.look_up(1, sequence) for sequence in (12, 14)] == [(APPENDED, (n, 1, 1)) for n in (100, 102)]
+        assert one.look_up(1, 15)[0] == NEW
 
 
 def test_a_client_that_closed_in_order_is_forgotten_at_once() -> None:

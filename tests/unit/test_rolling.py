@@ -124,12 +124,13 @@ def test_overlapping_syncs_end_before_the_manifest_is_replaced(log_dir: str, mon
             syncing.set()
         if step[0] in ("sync", "sync_all") and step[1].endswith(".seg"):
             assert syncing.wait(60), "the manifest's own sync does not wait for these"
-        if step[0] in (*SYNCS, "rename"):
+        cache = any(str(part).endswith((".idx", ".trm", ".idx.tmp", ".trm.tmp")) for part in step[1:])
+        if step[0] in (*SYNCS, "rename") and not cache:  # caches may come before, between or after the syncs
             seen.append(step[0] if step[0] != "sync_all" else "sync")
 
     files.listener = told
     journal.roll()
-    assert seen[-5:] == ["sync", "sync", "sync", "rename", "sync_dir"]
+    assert seen[-5:] == ["sync", "sync", "sync", "rename", "sync_dir"], seen
     files.listener = None
     stop(journal)
     assert entries_of(log_dir) == one.done
