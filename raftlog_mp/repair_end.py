@@ -133,7 +133,7 @@ class Mender(SegmentMender):
         """Whether the log may end before ``index``; if not, it is blocked with words."""
         name, purged = fmt.MANIFEST_NAME, self.manifest.purged_index
         limit = self._hopeless[0] if self._hopeless is not None else self._damaged_from
-        commit = max(self.manifest.commit_index, plan.commit_index)
+        commit = max(self._committed, self.manifest.commit_index, plan.commit_index)
         if limit is None:
             self._block(name, "no entry is damaged, so nothing is dropped; start a writer and call truncate_from()")
         elif index > limit:
@@ -262,11 +262,9 @@ class Mender(SegmentMender):
     def _settle(self, plan: Plan) -> None:
         """Seal what start-up would seal, end the log with a segment of its own, and state it all in the manifest."""
         files, directory, found = self.files, self.directory, self.manifest
-        commit = min(max(found.commit_index, plan.commit_index), plan.last_index)
+        found.commit_index = min(max(found.commit_index, plan.commit_index), plan.last_index)
         apply_plan(files, directory, found, plan, aside=self.folder)
         runs_of_log(files, directory, found, found.segments, keep=True)
-        # Committed or not: what lies behind a hole cannot be applied, and must be replaceable by what a peer has.
-        found.commit_index = min(commit, self._lost_from - 1) if self._lost_from is not None else commit
         # As at every start: a segment without entries is no link of the chain; its file goes when a writer starts.
         found.segments = [info for info in found.segments if (info.last_index or 0) >= info.base_index]
         carried = plan.ring_to_new_segment and plan.ring_bytes

@@ -83,7 +83,7 @@ class SegmentMender:
         self.manifest: Manifest
         self._surveys: dict[int, Survey] = {}
         self._damaged_from: int | None = None  # first index that damage concerns, mendable or not
-        self._lost_from: int | None = None  # first index of the holes that this run accepts
+        self._committed = 0  # commit index before holes have lowered it
         self._hopeless: tuple[int, str, str] | None = None  # first index that no step mends, its file, what it is
         self._changes_log = False  # the manifest must say something else afterwards
         self._forgets = False  # what producers' newest submissions became is not known any more
@@ -354,10 +354,17 @@ class SegmentMender:
         if not holes:
             return
         self._changes_log = True
+        old = Remains(self.directory, self.manifest)
+        old.close()
+        self._committed = max(self._committed, self.manifest.commit_index, old.commit_index)
         if not self.manifest.clean:  # else the table is in the manifest, whole
             self._forgets |= info.segment_id == self.manifest.segments[-1].segment_id
         for part in holes:
             self._accept_hole(info, part)
+        # Committed or not: what lies behind a hole cannot be applied, and must be replaceable by what a peer has.  In
+        # the manifest that states the hole: if this run is cut short, nobody lowers it later.
+        before = [row[0] - 1 for row in self.manifest.lost[-len(holes) :] if row[0] <= row[1]]
+        self.manifest.commit_index = min([self.manifest.commit_index, *before])
         self._save_manifest()  # before a seal vouches for what is around them
 
     def _accept_hole(self, info: SegmentInfo, part: Part) -> None:
@@ -373,7 +380,6 @@ class SegmentMender:
         last = max(last, first - 1)
         sentence = "damaged; it holds no entry of the log. Noted, so that nobody stumbles over it"
         if last >= first:
-            self._lost_from = min(first, self._lost_from or first)
             sentence = (
                 f"{entries_in_words(first, last)} cannot be read; the records around prove where they stood. A hole "
                 "stays: reading it raises CorruptLog, everything else is served. Fetch it from a peer with "
