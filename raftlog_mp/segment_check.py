@@ -17,7 +17,7 @@ from .errors import RaftLogError, VersionMismatch
 from .files import Files, join
 from .format import SegmentHeader
 from .records import FoundRecord, SegmentScan, scan_segment
-from .terms import read_sealed_runs
+from .terms import TermRuns, read_sealed_runs
 
 RIGHT, ABSENT, WRONG, UNCHECKED = "right", "absent", "wrong", "unchecked"  # what a cache file can be
 
@@ -31,6 +31,7 @@ class Task:
     header: SegmentHeader  # as the manifest has it
     limit: int | None
     live: bool = False  # a writer appends to it: nothing behind ``limit`` is looked at
+    purged: int = 0  # index of the last purged entry of the log
 
     @property
     def file(self) -> str:
@@ -177,9 +178,7 @@ def _terms_state(files: Files, task: Task, scan: SegmentScan) -> str:
         runs = read_sealed_runs(files, path, task.header.log_id, info.segment_id)
     except (OSError, RaftLogError, ValueError):
         return WRONG
-    last = min(scan.last_index, info.last_index or 0)
-    if runs is None or [list(run) for run in runs if run[0] <= last] != [
-        list(run) for run in scan.runs if run[0] <= last
-    ]:
-        return WRONG
-    return RIGHT
+    # A file that was written after a purge may begin at its boundary, one that is older begins with the segment.
+    live = task.purged + 1, min(scan.last_index, info.last_index or 0)
+    right = runs is not None and TermRuns(runs).between(*live) == TermRuns(scan.runs).between(*live)
+    return RIGHT if right else WRONG
