@@ -15,7 +15,7 @@ from . import format as fmt
 from .catalog import SegmentInfo
 from .errors import RaftLogError, VersionMismatch
 from .files import Files, join
-from .format import SegmentHeader
+from .format import Seal, SegmentHeader
 from .records import FoundRecord, SegmentScan, scan_segment
 from .terms import TermRuns, read_sealed_runs
 
@@ -141,12 +141,20 @@ def _compare_seal(found: Inspected, scan: SegmentScan, info: SegmentInfo) -> Non
     whole = not scan.damaged
     if seal is not None and seal.end != info.end:
         say(f"its seal says that it ends at position {seal.end}, the manifest says {info.end}")
-    if seal is not None and whole and (seal.last_index, seal.last_term) != (scan.last_index, scan.last_term):
+    if seal is not None and whole and not _ends_as_sealed(seal, scan, info):
         say(f"its seal says that entry {seal.last_index} is the last, its records end with {scan.last_index}")
     if info.last_index is not None and whole and info.last_index > scan.last_index:
         say(f"the manifest says that it holds entries up to {info.last_index}, its records end with {scan.last_index}")
     if whole and info.end != scan.good_end:
         say(f"the manifest says that it ends at position {info.end}, its records end at {scan.good_end}")
+
+
+def _ends_as_sealed(seal: Seal, scan: SegmentScan, info: SegmentInfo) -> bool:
+    """Whether the seal names the last entry, or, if it was written again after a truncation, the last one then."""
+    if (seal.last_index, seal.last_term) == (scan.last_index, scan.last_term):
+        return True
+    clipped = (info.last_index or 0) <= seal.last_index < scan.last_index
+    return clipped and TermRuns(scan.runs).term_of(seal.last_index) == seal.last_term
 
 
 def _index_state(files: Files, task: Task, scan: SegmentScan) -> str:
