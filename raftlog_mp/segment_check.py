@@ -99,8 +99,7 @@ def inspect(task: Task, progress: Callable[[int], object] | None = None, files: 
     _take(found, scan, task)
     if info.sealed:
         _compare_seal(found, scan, info)
-        found.index_file = _index_state(files, task, scan)
-        found.terms_file = _terms_state(files, task, scan)
+        found.index_file, found.terms_file = caches_of(files, task, scan)
     return found
 
 
@@ -155,6 +154,13 @@ def _ends_as_sealed(seal: Seal, scan: SegmentScan, info: SegmentInfo) -> bool:
         return True
     clipped = (info.last_index or 0) <= seal.last_index < scan.last_index
     return clipped and TermRuns(scan.runs).term_of(seal.last_index) == seal.last_term
+
+
+def caches_of(files: Files, task: Task, scan: SegmentScan) -> tuple[str, str]:
+    """What the index and the term file beside a sealed segment are; nobody reads those of one without entries."""
+    if (task.info.last_index or 0) < task.info.base_index:
+        return UNCHECKED, UNCHECKED
+    return _index_state(files, task, scan), _terms_state(files, task, scan)
 
 
 def _index_state(files: Files, task: Task, scan: SegmentScan) -> str:

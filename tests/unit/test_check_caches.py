@@ -12,7 +12,8 @@ from raftlog_mp.files import Files
 from raftlog_mp.terms import Run, write_sealed_runs
 
 from .checked import informed
-from .journals import append, open_log, segment_path, stop
+from .damaged import promised
+from .journals import append, flip, open_log, segment_path, stop
 
 RUNS = [(1, 1), (5, 2), (9, 3)]
 
@@ -42,3 +43,17 @@ def test_a_term_file_may_begin_at_the_purge_boundary(purged: int, log_dir: str) 
     assert check_log(log_dir).sound
     write_runs(log_dir, [*RUNS[:2], (10, 3)])
     assert check_log(log_dir).sound is (purged >= 9)
+
+
+def test_nobody_reads_the_caches_of_a_segment_without_entries(log_dir: str) -> None:
+    journal, _ = open_log(log_dir)
+    append(journal, b"1")
+    journal.roll()
+    journal.roll()
+    append(journal, b"2")
+    stop(journal)
+    first, empty = manifest.load(Files(), log_dir).segments[:2]
+    assert first.last_index == empty.last_index == 1 < empty.base_index
+    flip(segment_path(log_dir, 1)[:-3] + "idx", 10)
+    assert informed(log_dir) == []
+    promised(log_dir, {1: (1, b"1"), 2: (1, b"2")})
