@@ -38,7 +38,6 @@ class Mender(SegmentMender):
         self._highest_term = 0  # of all entries that there were, as far as it is known
         self._beyond = 0  # stream position behind everything that was dropped
         self._find_manifest()
-        caches = self._bad_caches()
         for info in list(self.manifest.segments):
             self._mend_segment(info)
         self._find_gaps()
@@ -64,10 +63,10 @@ class Mender(SegmentMender):
         if self.blocked:
             return
         self._tell_cuts(plan)
+        for info, index_bad, terms_bad in self._bad_caches:  # before a new manifest says of which entries they tell
+            self._rebuild_caches(info, index_bad, terms_bad)
         if self._changes_log:
             self._settle(plan)
-        for info, index_bad, terms_bad in caches:
-            self._rebuild_caches(info, index_bad, terms_bad)
 
     def _find_gaps(self) -> None:
         """Segments that do not continue one another: what came between them is gone."""
