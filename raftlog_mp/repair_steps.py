@@ -106,7 +106,7 @@ class SegmentMender:
         with files.opened(path) as fd:
             end = files.size(fd) if end is None else min(end, files.size(fd))
             if self._acts and end > offset:
-                target = files.open(join(self.folder, f"{name}.{offset}"), write=True, create=True)
+                target = files.open(self._copy_of(f"{name}.{offset}"), write=True, create=True)
                 try:
                     for at in range(offset, end, COPY_BYTES):
                         files.pwrite(target, files.pread(fd, min(COPY_BYTES, end - at), at), at - offset)
@@ -115,6 +115,13 @@ class SegmentMender:
                     files.close(target)
                 files.sync_dir(self.folder)
         return max(end - offset, 0)
+
+    def _copy_of(self, name: str) -> str:
+        """Where a copy goes; what was there before an earlier step of this run changed it stays as it is."""
+        path, number = join(self.folder, name), 1
+        while self.files.exists(path):
+            path, number = join(self.folder, f"{name}.{number}"), number + 1
+        return path
 
     def _can_be_read(self, path: str) -> bool:
         try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from raftlog_mp import check
 from raftlog_mp import format as fmt
 
 from .changes import batch, replace
-from .damaged import carry_out, kinds, planned, promised
-from .journals import Entries, append, flip, kill, open_log, segment_path, stop
+from .damaged import carry_out, kept, kinds, planned, promised
+from .journals import Entries, append, end_offset, flip, kill, open_log, segment_path, snapshot, stop
+from .keeping import not_kept
 
 
 def entries(first: int, last: int) -> Entries:
@@ -46,3 +49,24 @@ def test_a_damaged_seal_of_a_segment_that_was_truncated(log_dir: str, by: str) -
     assert [one.sentence for one in check.check_log(log_dir).problems] == [
         "its seal says that entry 6 is the last, its records end with 10"
     ]
+
+
+def test_what_two_steps_take_from_one_place_is_kept_twice(log_dir: str) -> None:
+    """The header is written again, then the whole segment goes: the damaged header is not to be overwritten."""
+    journal, _ = open_log(log_dir)
+    offsets = []
+    for term, payload in entries(1, 10).values():
+        offsets.append(end_offset(journal))
+        append(journal, payload, term=term)
+    journal.purge_to(4)
+    kill(journal)
+    path = segment_path(log_dir, 0)
+    for offset in (30, *(offset + 2 for offset in offsets[4:])):
+        flip(path, offset)
+    before = snapshot(log_dir)
+    plan = planned(log_dir, truncate_from=5, accept_loss=True)
+    assert kinds(plan) == ["rewrite header", "drop suffix"]
+    carry_out(plan)
+    name = os.path.basename(path)
+    assert {f"{name}.0", f"{name}.0.1"} <= set(kept(log_dir)) and not_kept(before, log_dir) == []
+    promised(log_dir, {})
