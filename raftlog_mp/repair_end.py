@@ -133,7 +133,9 @@ class Mender(SegmentMender):
         name, purged = fmt.MANIFEST_NAME, self.manifest.purged_index
         limit = self._hopeless[0] if self._hopeless is not None else self._damaged_from
         commit = max(self._committed, self.manifest.commit_index, plan.commit_index)
-        if limit is None:
+        if limit is None and plan.refusal is None and plan.last_index == index - 1:
+            pass  # an interrupted run was finished but for its last words: nothing to do, and nothing to decide
+        elif limit is None:
             self._block(name, "no entry is damaged, so nothing is dropped; start a writer and call truncate_from()")
         elif index > limit:
             sentence = f"entry {index} lies above the first damaged one, {limit}"
@@ -193,11 +195,16 @@ class Mender(SegmentMender):
     def _end_with(self, info: SegmentInfo, last_index: int) -> None:
         """The last segment that stays ends with ``last_index``."""
         seen = self._survey(info)
-        part = next(part for part in seen.parts if part.good and part.first <= last_index < part.next)
+        part = next((part for part in seen.parts if part.good and part.first <= last_index < part.next), None)
+        if part is None:
+            proved = [part.next for part in seen.parts if part.good and part.next <= last_index]
+            border = max([info.base_index, self.manifest.purged_index + 1, *proved])
+            sentence = f"entry {last_index}, with which the log would end, cannot be proved; it can end before {border}"
+            return self._block(fmt.segment_name(info.segment_id), sentence, f"--truncate-from {border}", border)
         term = next(run[1] for run in reversed(part.runs) if run[0] <= last_index)
         if info.sealed:
             self.manifest.segments = clipped(self.manifest.segments, last_index + 1, term)
-            return
+            return None
         end = part.end_of(last_index)
         parts = [one for one in seen.parts if one.start < part.start]
         self._accept_holes(info, [one for one in parts if not one.good])
@@ -205,6 +212,7 @@ class Mender(SegmentMender):
         whole = part.up_to(end)
         self._seal_at(info, Survey([*parts, whole]), end, whole.next - 1, whole.term)
         self.manifest.segments = clipped(self.manifest.segments, last_index + 1, term)
+        return None
 
     # ------------------------------------------------------------ the ring
     def _keep_ring(self, start: int) -> bytes:

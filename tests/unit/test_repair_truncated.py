@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from support.faulty_files import Crash, FaultyFiles
 
-from raftlog_mp import check
+from raftlog_mp import check, repair
 from raftlog_mp import format as fmt
+from raftlog_mp.repair_end import Mender
 
 from .changes import batch, replace
-from .damaged import carry_out, kept, kinds, planned, promised
-from .journals import Entries, append, end_offset, flip, kill, open_log, segment_path, snapshot, stop
+from .damaged import build, carry_out, kept, kinds, planned, promised, written
+from .journals import Entries, append, copy_log, end_offset, flip, kill, open_log, segment_path, snapshot, stop
 from .keeping import not_kept
 
 
@@ -70,3 +73,34 @@ def test_what_two_steps_take_from_one_place_is_kept_twice(log_dir: str) -> None:
     name = os.path.basename(path)
     assert {f"{name}.0", f"{name}.0.1"} <= set(kept(log_dir)) and not_kept(before, log_dir) == []
     promised(log_dir, {})
+
+
+def test_a_truncation_that_was_interrupted_at_its_end_has_nothing_left_to_do(tmp_path: Path) -> None:
+    log, files = build(str(tmp_path / "log")), FaultyFiles()
+    for index in range(18, 31):
+        log.hit(index, header=True)
+    repair.apply(repair.plan(copy_log(log.path, str(tmp_path / "whole")), truncate_from=18), files=files)
+    last = max(at for at, step in enumerate(files.steps) if step[0] == "rename" and step[1].endswith("manifest.tmp"))
+    files = FaultyFiles(crash_at=last + 1)
+    with pytest.raises(Crash):
+        repair.apply(repair.plan(log.path, truncate_from=18), files=files)
+    files.bury()
+    again = planned(log.path, truncate_from=18)
+    assert again.sentences() == ["nothing to repair: the log ends with entry 17 already"] and not again.needed
+    assert carry_out(again) == []
+    for other in (17, 19):
+        (blocked,) = planned(log.path, truncate_from=other).blocked
+        assert "no entry is damaged" in blocked.sentence
+    promised(log.path, written(1, 17))
+
+
+def test_the_log_cannot_end_with_an_entry_that_does_not_prove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were an index accepted that lies in damage, it would be told, and the one that can be had be named."""
+    log = build(str(tmp_path / "log"))
+    for index in (14, 15):
+        log.hit(index, header=True)
+    monkeypatch.setattr(Mender, "_may_truncate", lambda *_: True)
+    (blocked,) = planned(log.path, truncate_from=16).blocked
+    assert blocked.sentence == "entry 15, with which the log would end, cannot be proved; it can end before 14"
+    assert (blocked.needs, blocked.first_index) == ("--truncate-from 14", 14)
+    assert not planned(log.path, truncate_from=14).blocked
