@@ -270,7 +270,8 @@ class _Examination:
         limit = info.end
         if limit is None and live:
             limit = max(durable, info.start)
-        return Task(self.path, info, expected_header(found, info), limit, live=live and not info.sealed)
+        live = live and not info.sealed
+        return Task(self.path, info, expected_header(found, info), limit, live=live, purged=found.purged_index)
 
     def _inspect(self, tasks: list[Task]) -> list[Inspected]:
         known = {task.info.segment_id: self._sound[task.info] for task in tasks if task.info in self._sound}

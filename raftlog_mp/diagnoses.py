@@ -172,7 +172,7 @@ def _of_caches(one: Inspected) -> Iterator[Diagnosis]:
                 WARNING, name, f"the {what} does not match the segment's records; it is a cache, no entry is lost",
                 "`raftlog-mp repair DIR` rebuilds index and term files",
             )  # fmt: skip
-        elif state == ABSENT and one.info.last_index is not None and one.info.last_index >= one.info.base_index:
+        elif state == ABSENT:
             yield _found(INFO, name, f"the {what} is missing; readers rebuild it from the records")
 
 

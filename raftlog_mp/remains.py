@@ -15,6 +15,7 @@ from .types import PersistenceStrategy
 class Remains:
     """Control block and ring of the generation in the manifest, as far as they can be believed.
 
+    ``commit_index`` lies below the first entry that repair has given up: what is behind a hole must be replaceable.
     Raises :class:`VersionMismatch` if only the memory of another release knows what was acknowledged.
     """
 
@@ -40,7 +41,9 @@ class Remains:
         if not (mine and self.same_boot):
             return
         self.durable, self.published = words["durable"], words["published"]
-        self.commit_index = words["commit_index"]
+        # A repair may have been cut short: it lowers what the manifest says, and cannot lower what this block says.
+        before = [row[0] - 1 for row in manifest.live_lost() if row[0] <= row[1]]
+        self.commit_index = min([words["commit_index"], *before])
         self.failed = words["state"] == layout.STATE_FAILED
         try:
             mapping = shm.open_file(join(folder, fmt.ring_name(manifest.generation)))

@@ -55,6 +55,8 @@ class RepairPlan:
         found = [f"{step.kind}: {step.file}: {step.sentence}" for step in self.steps]
         for one in self.blocked:
             found.append(f"blocked: {one.file}: {one.sentence}" + (f" ({one.needs})" if one.needs else ""))
+        if not found and self.truncate_from is not None:
+            return [f"nothing to repair: the log ends with entry {self.truncate_from - 1} already"]
         return found or ["nothing to repair"]
 
     def as_dict(self) -> dict[str, Any]:

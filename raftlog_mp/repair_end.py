@@ -38,7 +38,6 @@ class Mender(SegmentMender):
         self._highest_term = 0  # of all entries that there were, as far as it is known
         self._beyond = 0  # stream position behind everything that was dropped
         self._find_manifest()
-        caches = self._bad_caches()
         for info in list(self.manifest.segments):
             self._mend_segment(info)
         self._find_gaps()
@@ -64,10 +63,10 @@ class Mender(SegmentMender):
         if self.blocked:
             return
         self._tell_cuts(plan)
+        for info, index_bad, terms_bad in self._bad_caches:  # before a new manifest says of which entries they tell
+            self._rebuild_caches(info, index_bad, terms_bad)
         if self._changes_log:
             self._settle(plan)
-        for info, index_bad, terms_bad in caches:
-            self._rebuild_caches(info, index_bad, terms_bad)
 
     def _find_gaps(self) -> None:
         """Segments that do not continue one another: what came between them is gone."""
@@ -133,8 +132,10 @@ class Mender(SegmentMender):
         """Whether the log may end before ``index``; if not, it is blocked with words."""
         name, purged = fmt.MANIFEST_NAME, self.manifest.purged_index
         limit = self._hopeless[0] if self._hopeless is not None else self._damaged_from
-        commit = max(self.manifest.commit_index, plan.commit_index)
-        if limit is None:
+        commit = max(self._committed, self.manifest.commit_index, plan.commit_index)
+        if limit is None and plan.refusal is None and plan.last_index == index - 1:
+            pass  # an interrupted run was finished but for its last words: nothing to do, and nothing to decide
+        elif limit is None:
             self._block(name, "no entry is damaged, so nothing is dropped; start a writer and call truncate_from()")
         elif index > limit:
             sentence = f"entry {index} lies above the first damaged one, {limit}"
@@ -194,11 +195,16 @@ class Mender(SegmentMender):
     def _end_with(self, info: SegmentInfo, last_index: int) -> None:
         """The last segment that stays ends with ``last_index``."""
         seen = self._survey(info)
-        part = next(part for part in seen.parts if part.good and part.first <= last_index < part.next)
+        part = next((part for part in seen.parts if part.good and part.first <= last_index < part.next), None)
+        if part is None:
+            proved = [part.next for part in seen.parts if part.good and part.next <= last_index]
+            border = max([info.base_index, self.manifest.purged_index + 1, *proved])
+            sentence = f"entry {last_index}, with which the log would end, cannot be proved; it can end before {border}"
+            return self._block(fmt.segment_name(info.segment_id), sentence, f"--truncate-from {border}", border)
         term = next(run[1] for run in reversed(part.runs) if run[0] <= last_index)
         if info.sealed:
             self.manifest.segments = clipped(self.manifest.segments, last_index + 1, term)
-            return
+            return None
         end = part.end_of(last_index)
         parts = [one for one in seen.parts if one.start < part.start]
         self._accept_holes(info, [one for one in parts if not one.good])
@@ -206,6 +212,7 @@ class Mender(SegmentMender):
         whole = part.up_to(end)
         self._seal_at(info, Survey([*parts, whole]), end, whole.next - 1, whole.term)
         self.manifest.segments = clipped(self.manifest.segments, last_index + 1, term)
+        return None
 
     # ------------------------------------------------------------ the ring
     def _keep_ring(self, start: int) -> bytes:
@@ -262,11 +269,9 @@ class Mender(SegmentMender):
     def _settle(self, plan: Plan) -> None:
         """Seal what start-up would seal, end the log with a segment of its own, and state it all in the manifest."""
         files, directory, found = self.files, self.directory, self.manifest
-        commit = min(max(found.commit_index, plan.commit_index), plan.last_index)
+        found.commit_index = min(max(found.commit_index, plan.commit_index), plan.last_index)
         apply_plan(files, directory, found, plan, aside=self.folder)
         runs_of_log(files, directory, found, found.segments, keep=True)
-        # Committed or not: what lies behind a hole cannot be applied, and must be replaceable by what a peer has.
-        found.commit_index = min(commit, self._lost_from - 1) if self._lost_from is not None else commit
         # As at every start: a segment without entries is no link of the chain; its file goes when a writer starts.
         found.segments = [info for info in found.segments if (info.last_index or 0) >= info.base_index]
         carried = plan.ring_to_new_segment and plan.ring_bytes

@@ -14,17 +14,18 @@ from typing import Any
 from . import format as fmt
 from . import hard_state, manifest
 from .catalog import SegmentInfo
-from .errors import CorruptLog, VersionMismatch
+from .errors import CorruptLog
 from .files import SHORTAGES, Files, join
 from .findings import Finding
-from .index import open_sealed, write_sealed
+from .index import write_sealed
 from .manifest import Manifest
 from .rebuild import rebuild
 from .records import SegmentScan, scan_segment
 from .remains import Remains
 from .segment import seal_segment
+from .segment_check import ABSENT, RIGHT, WRONG, Task, caches_of
 from .survey import Part, Survey, header_of, survey
-from .terms import read_sealed_runs, write_sealed_runs
+from .terms import write_sealed_runs
 from .types import HardState
 from .walk import entries_in_words
 
@@ -83,11 +84,12 @@ class SegmentMender:
         self.manifest: Manifest
         self._surveys: dict[int, Survey] = {}
         self._damaged_from: int | None = None  # first index that damage concerns, mendable or not
-        self._lost_from: int | None = None  # first index of the holes that this run accepts
+        self._committed = 0  # commit index before holes have lowered it
         self._hopeless: tuple[int, str, str] | None = None  # first index that no step mends, its file, what it is
         self._changes_log = False  # the manifest must say something else afterwards
         self._forgets = False  # what producers' newest submissions became is not known any more
         self._rebuilt = False
+        self._bad_caches: list[tuple[SegmentInfo, bool, bool]] = []  # segment; index file, term file
 
     # ------------------------------------------------------------ small things
     def _step(self, kind: str, file: str, sentence: str, **more: Any) -> None:
@@ -104,7 +106,7 @@ class SegmentMender:
         with files.opened(path) as fd:
             end = files.size(fd) if end is None else min(end, files.size(fd))
             if self._acts and end > offset:
-                target = files.open(join(self.folder, f"{name}.{offset}"), write=True, create=True)
+                target = files.open(self._copy_of(f"{name}.{offset}"), write=True, create=True)
                 try:
                     for at in range(offset, end, COPY_BYTES):
                         files.pwrite(target, files.pread(fd, min(COPY_BYTES, end - at), at), at - offset)
@@ -113,6 +115,13 @@ class SegmentMender:
                     files.close(target)
                 files.sync_dir(self.folder)
         return max(end - offset, 0)
+
+    def _copy_of(self, name: str) -> str:
+        """Where a copy goes; what was there before an earlier step of this run changed it stays as it is."""
+        path, number = join(self.folder, name), 1
+        while self.files.exists(path):
+            path, number = join(self.folder, f"{name}.{number}"), number + 1
+        return path
 
     def _can_be_read(self, path: str) -> bool:
         try:
@@ -227,33 +236,17 @@ class SegmentMender:
         return files.sync_dir(directory)
 
     # ------------------------------------------------------------ caches
-    def _bad_caches(self) -> list[tuple[SegmentInfo, bool, bool]]:
-        found = []
-        for info in self.manifest.segments:
-            if info.last_index is None or info.last_index < info.base_index or not self.files.exists(self._path(info)):
-                continue
-            index_bad, terms_bad = self._bad_index(info), self._bad_terms(info)
-            if index_bad or terms_bad:
-                found.append((info, index_bad, terms_bad))
-        return found
-
-    def _bad_index(self, info: SegmentInfo) -> bool:
-        path = join(self.directory, fmt.index_name(info.segment_id))
-        count = (info.last_index or 0) + 1 - info.base_index
-        try:
-            index = open_sealed(self.files, path, self.manifest.log_id, info.segment_id, info.base_index, count)
-        except VersionMismatch:
-            return True  # a version field that has rotted; it is a cache whatever it says
-        if index is not None:
-            index.close()
-        return index is None
-
-    def _bad_terms(self, info: SegmentInfo) -> bool:
-        path = join(self.directory, fmt.terms_name(info.segment_id))
-        try:
-            return read_sealed_runs(self.files, path, self.manifest.log_id, info.segment_id) is None
-        except (VersionMismatch, ValueError):
-            return True
+    def _judge_caches(self, info: SegmentInfo, scan: SegmentScan) -> None:
+        """What check calls wrong is made anew, and so is what is missing."""
+        log_id, purged = self.manifest.log_id, self.manifest.purged_index
+        index, terms = caches_of(
+            self.files, Task(self.directory, info, header_of(info, log_id), info.end, purged=purged), scan
+        )  # fmt: skip
+        if self._rebuilt and scan.damaged and terms == RIGHT:  # as far as anybody can tell behind damage
+            terms = WRONG  # it may have been written after a purge that is not known any more
+        index_bad, terms_bad = (state in (ABSENT, WRONG) for state in (index, terms))
+        if index_bad or terms_bad:
+            self._bad_caches.append((info, index_bad, terms_bad))
 
     def _rebuild_caches(self, info: SegmentInfo, index_bad: bool, terms_bad: bool) -> None:
         now = next((one for one in self.manifest.segments if one.segment_id == info.segment_id), None)
@@ -307,6 +300,8 @@ class SegmentMender:
             if scan.damaged or scan.header != due:
                 self._note_damage(info.base_index)
             return None
+        if info.sealed:
+            self._judge_caches(info, scan)
         if scan.header != due and (info.sealed or scan.records):
             self._step("rewrite header", name, "its first block is damaged; the manifest knows what it said", offset=0,
                        kept_bytes=self._keep(name, 0, fmt.BLOCK_BYTES))  # fmt: skip
@@ -354,10 +349,17 @@ class SegmentMender:
         if not holes:
             return
         self._changes_log = True
+        old = Remains(self.directory, self.manifest)
+        old.close()
+        self._committed = max(self._committed, self.manifest.commit_index, old.commit_index)
         if not self.manifest.clean:  # else the table is in the manifest, whole
             self._forgets |= info.segment_id == self.manifest.segments[-1].segment_id
         for part in holes:
             self._accept_hole(info, part)
+        # Committed or not: what lies behind a hole cannot be applied, and must be replaceable by what a peer has.  In
+        # the manifest that states the hole: if this run is cut short, nobody lowers it later.
+        before = [row[0] - 1 for row in self.manifest.lost[-len(holes) :] if row[0] <= row[1]]
+        self.manifest.commit_index = min([self.manifest.commit_index, *before])
         self._save_manifest()  # before a seal vouches for what is around them
 
     def _accept_hole(self, info: SegmentInfo, part: Part) -> None:
@@ -373,7 +375,6 @@ class SegmentMender:
         last = max(last, first - 1)
         sentence = "damaged; it holds no entry of the log. Noted, so that nobody stumbles over it"
         if last >= first:
-            self._lost_from = min(first, self._lost_from or first)
             sentence = (
                 f"{entries_in_words(first, last)} cannot be read; the records around prove where they stood. A hole "
                 "stays: reading it raises CorruptLog, everything else is served. Fetch it from a peer with "

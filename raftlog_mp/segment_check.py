@@ -15,9 +15,9 @@ from . import format as fmt
 from .catalog import SegmentInfo
 from .errors import RaftLogError, VersionMismatch
 from .files import Files, join
-from .format import SegmentHeader
+from .format import Seal, SegmentHeader
 from .records import FoundRecord, SegmentScan, scan_segment
-from .terms import read_sealed_runs
+from .terms import TermRuns, read_sealed_runs
 
 RIGHT, ABSENT, WRONG, UNCHECKED = "right", "absent", "wrong", "unchecked"  # what a cache file can be
 
@@ -31,6 +31,7 @@ class Task:
     header: SegmentHeader  # as the manifest has it
     limit: int | None
     live: bool = False  # a writer appends to it: nothing behind ``limit`` is looked at
+    purged: int = 0  # index of the last purged entry of the log
 
     @property
     def file(self) -> str:
@@ -98,8 +99,7 @@ def inspect(task: Task, progress: Callable[[int], object] | None = None, files: 
     _take(found, scan, task)
     if info.sealed:
         _compare_seal(found, scan, info)
-        found.index_file = _index_state(files, task, scan)
-        found.terms_file = _terms_state(files, task, scan)
+        found.index_file, found.terms_file = caches_of(files, task, scan)
     return found
 
 
@@ -140,12 +140,27 @@ def _compare_seal(found: Inspected, scan: SegmentScan, info: SegmentInfo) -> Non
     whole = not scan.damaged
     if seal is not None and seal.end != info.end:
         say(f"its seal says that it ends at position {seal.end}, the manifest says {info.end}")
-    if seal is not None and whole and (seal.last_index, seal.last_term) != (scan.last_index, scan.last_term):
+    if seal is not None and whole and not _ends_as_sealed(seal, scan, info):
         say(f"its seal says that entry {seal.last_index} is the last, its records end with {scan.last_index}")
     if info.last_index is not None and whole and info.last_index > scan.last_index:
         say(f"the manifest says that it holds entries up to {info.last_index}, its records end with {scan.last_index}")
     if whole and info.end != scan.good_end:
         say(f"the manifest says that it ends at position {info.end}, its records end at {scan.good_end}")
+
+
+def _ends_as_sealed(seal: Seal, scan: SegmentScan, info: SegmentInfo) -> bool:
+    """Whether the seal names the last entry, or, if it was written again after a truncation, the last one then."""
+    if (seal.last_index, seal.last_term) == (scan.last_index, scan.last_term):
+        return True
+    clipped = (info.last_index or 0) <= seal.last_index < scan.last_index
+    return clipped and TermRuns(scan.runs).term_of(seal.last_index) == seal.last_term
+
+
+def caches_of(files: Files, task: Task, scan: SegmentScan) -> tuple[str, str]:
+    """What the index and the term file beside a sealed segment are; nobody reads those of one without entries."""
+    if (task.info.last_index or 0) < task.info.base_index:
+        return UNCHECKED, UNCHECKED
+    return _index_state(files, task, scan), _terms_state(files, task, scan)
 
 
 def _index_state(files: Files, task: Task, scan: SegmentScan) -> str:
@@ -177,9 +192,7 @@ def _terms_state(files: Files, task: Task, scan: SegmentScan) -> str:
         runs = read_sealed_runs(files, path, task.header.log_id, info.segment_id)
     except (OSError, RaftLogError, ValueError):
         return WRONG
-    last = min(scan.last_index, info.last_index or 0)
-    if runs is None or [list(run) for run in runs if run[0] <= last] != [
-        list(run) for run in scan.runs if run[0] <= last
-    ]:
-        return WRONG
-    return RIGHT
+    # A file that was written after a purge may begin at its boundary, one that is older begins with the segment.
+    live = task.purged + 1, min(scan.last_index, info.last_index or 0)
+    right = runs is not None and TermRuns(runs).between(*live) == TermRuns(scan.runs).between(*live)
+    return RIGHT if right else WRONG

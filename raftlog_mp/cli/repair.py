@@ -101,7 +101,7 @@ def _text(words: str, style: str = "") -> Text:
 def verdict(plan: mending.RepairPlan, *, done: bool, again: str) -> str:
     """The whole plan in one line, and how to go on."""
     if not plan.needed:
-        return "nothing to repair"
+        return plan.sentences()[0]
     steps = f"{len(plan.steps)} step{'s' * (len(plan.steps) != 1)}"
     if done:
         return f"done: {steps}; what was removed and the plan are kept in {plan.directory}/quarantine"

@@ -57,7 +57,9 @@ class Damaged(NamedTuple):
         flip(os.path.join(self.path, place.name), place.offset + (1 if header else fmt.RECORD_BYTES + 1))
 
 
-def build(path: str, *, strategy: str = "disk_first", clean: bool = False, purged: int = 0) -> Damaged:
+def build(
+    path: str, *, strategy: str = "disk_first", clean: bool = False, purged: int = 0, committed: int = 0
+) -> Damaged:  # fmt: skip
     """Three segments, entries 1..30, each acknowledged, those up to ``purged`` gone; killed, or closed in order."""
     journal, _ = open_log(path, strategy=strategy)
     with open(os.path.join(path, fmt.LOCK_NAME), "wb"):
@@ -75,6 +77,7 @@ def build(path: str, *, strategy: str = "disk_first", clean: bool = False, purge
         append(journal, *map(payload_of, group), term=term_of(index), producer=PRODUCER, sequence=index)
     if purged:
         journal.purge_to(purged)
+    journal.commit_to(committed)
     stop(journal) if clean else kill(journal)
     return Damaged(path, places)
 

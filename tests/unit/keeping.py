@@ -9,7 +9,7 @@ from raftlog_mp import format as fmt
 
 from .journals import snapshot
 
-KEPT = re.compile(r"(.+\.(?:seg|idx|trm)|manifest|hard_state)\.(\d+)(\.[0-9a-f]{8})?$")
+KEPT = re.compile(r"(.+\.(?:seg|idx|trm)|manifest|hard_state)\.(\d+)(\.\d|\.[0-9a-f]{8})?$")
 STEP = 64
 
 

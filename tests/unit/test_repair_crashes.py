@@ -162,3 +162,33 @@ def test_a_crash_before_a_suffix_is_dropped_leaves_its_damage_known(tmp_path: Pa
     assert manifest.load(Files(), log.path).lost_at(16) is not None and check.check_log(log.path).lost == 3
     with log_reader.open_reader(log.path) as reader, pytest.raises(errors.CorruptLog, match="15 to 17 are lost"):
         reader.get(16)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a start", "another repair"])
+@pytest.mark.parametrize("clean", [False, True], ids=["killed", "closed"])
+def test_a_hole_of_an_interrupted_repair_can_be_filled(tmp_path: Path, clean: bool, again: bool) -> None:
+    """Whatever was committed: the manifest that notes the hole says that nothing behind it is."""
+    log, files = build(str(tmp_path / "log"), clean=clean, committed=29), FaultyFiles()
+    log.hit(15)
+    repair.apply(repair.plan(copy_log(log.path, str(tmp_path / "whole"))), files=files)
+    noted = next(at for at, step in enumerate(files.steps) if step[0] == "rename" and step[1].endswith("manifest.tmp"))
+    files = FaultyFiles(crash_at=noted + 1)
+    with pytest.raises(Crash):
+        repair.apply(repair.plan(log.path), files=files)
+    files.bury()
+    if again:
+        carry_out(repair.plan(log.path))
+    for _ in range(2):
+        journal, _ = open_log(log.path)
+        kill(journal)
+        assert journal.manifest.commit_index == 14 and manifest.load(Files(), log.path).lost_at(15)
+
+
+def test_an_interrupted_repair_does_not_make_committed_entries_droppable(tmp_path: Path) -> None:
+    """A hole in one segment is noted before the next one turns out to be gone."""
+    log = build(str(tmp_path / "log"), committed=29)
+    log.hit(5)
+    segment_gone(log)
+    plan = repair.plan(log.path, truncate_from=5)
+    assert [one.needs for one in plan.blocked] == ["--truncate-from 5 --accept-loss"]
+    assert "up to 29 are committed" in plan.blocked[0].sentence
