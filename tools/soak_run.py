@@ -183,7 +183,9 @@ class Soak:
 
     def _reader_spec(self, slot: Slot) -> dict[str, Any]:
         index, chain = self._progress(slot.name)
-        return {"index": index, "chain": chain, "last": self._end.hex()}
+        # While the pressure is hard nothing is appended, and in a long run that is long.
+        pressed = sum(p.end_s - p.start_s for p in self.plan.phases if p.name in ("rise", "high", "fall"))
+        return {"index": index, "chain": chain, "last": self._end.hex(), "silence_s": PATIENCE_SECONDS + pressed}
 
     def _progress(self, name: str) -> tuple[int, int]:
         """How far a reader, in all its incarnations, came: last index, CRC up to there."""

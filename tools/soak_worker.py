@@ -23,9 +23,9 @@ from soak_check import ACKNOWLEDGED, RECORD, REFUSED, UNKNOWN, Payloads
 
 import raftlog_mp as rl
 
-SILENCE_SECONDS_MAX = 60.0
 PROGRESS_SECONDS = 0.2
 PAUSE_SECONDS_MAX = 0.2  # after a refusal: long enough to be polite, short enough to notice the end of the pressure
+START_SECONDS_MAX = 60.0  # for a writer that was killed or stopped to be there again
 LATE_SECONDS = 20.0  # at the end, for submissions that had timed out
 clock = time.monotonic
 
@@ -163,7 +163,7 @@ def produce(log_dir: str, spec: dict[str, Any]) -> int:
 
 def open_patiently(log_dir: str, spec: dict[str, Any]) -> rl.Log:
     """A handle.  The writer may have been killed or stopped: then try again."""
-    deadline = clock() + SILENCE_SECONDS_MAX
+    deadline = clock() + START_SECONDS_MAX
     while True:
         try:
             return rl.open_log(log_dir, create=False, autostart=False, timeout=spec["timeout_s"], name=spec["name"])
@@ -186,7 +186,7 @@ def read(log_dir: str, spec: dict[str, Any]) -> int:
     index, chain, told_s = spec["index"], spec["chain"], 0.0
     last_payload = bytes.fromhex(spec["last"])
     with rl.open_reader(log_dir) as reader, Path(spec["out"]).open("a", encoding="ascii", buffering=1) as out:
-        for entry in reader.follow(index + 1, timeout=SILENCE_SECONDS_MAX):
+        for entry in reader.follow(index + 1, timeout=spec["silence_s"]):
             if entry.index != index + 1:
                 print(f"index {entry.index} came after {index}", file=sys.stderr)
                 return 1
@@ -197,7 +197,7 @@ def read(log_dir: str, spec: dict[str, Any]) -> int:
                 out.write(f"{told_s!r} {index} {chain}\n")
             if last:
                 return 0
-    print(f"nothing came after index {index} for {SILENCE_SECONDS_MAX} s", file=sys.stderr)
+    print(f"nothing came after index {index} for {spec['silence_s']:.0f} s", file=sys.stderr)
     return 1
 
 

@@ -15,7 +15,7 @@ import pytest
 import soak_pressure
 from soak_plan import make_plan
 from soak_pressure import MIB, Disk, Real, Simulated
-from soak_run import Soak
+from soak_run import Slot, Soak
 from soak_screen import Screen
 from soak_slow_writer import read_delay_ms
 from soak_verdict import Limits
@@ -78,11 +78,19 @@ def test_an_interrupted_soak_ends_all_its_processes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [] and processes_of(tmp_path) == []
 
 
-def make_soak(folder: Path) -> Soak:
-    plan = make_plan(seconds=4, producers=1, readers=0, kills=0, stops=0, fsync_ms=0, rate=10, payload_bytes=64, seed=1)
+def make_soak(folder: Path, seconds: float = 4) -> Soak:
+    plan = make_plan(seconds=seconds, producers=1, readers=0, kills=0, stops=0, fsync_ms=0, rate=10, payload_bytes=64, seed=1)
     limits = Limits(MIB, MIB, 1.0, 1.0, 0.7, "none")
     return Soak(plan, limits, rl.LogConfig(ring_bytes=MIB), folder, seed=1, pressure=None, disk=Disk(folder),
                 screen=Screen())  # fmt: skip
+
+
+def test_readers_of_a_long_run_sit_out_the_pressure(tmp_path: Path) -> None:
+    """While it is hard nothing is appended: that is no silence that anybody should fear."""
+    one = make_soak(tmp_path, seconds=600)
+    high = next(phase for phase in one.plan.phases if phase.name == "high")
+    one.slots["reader-1"] = Slot("reader-1")
+    assert one._reader_spec(one.slots["reader-1"])["silence_s"] > high.end_s - high.start_s + 60
 
 
 def test_a_process_that_is_left_is_found_and_ended(tmp_path: Path) -> None:
