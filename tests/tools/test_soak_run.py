@@ -79,7 +79,9 @@ def test_an_interrupted_soak_ends_all_its_processes(tmp_path: Path) -> None:
 
 
 def make_soak(folder: Path, seconds: float = 4) -> Soak:
-    plan = make_plan(seconds=seconds, producers=1, readers=0, kills=0, stops=0, fsync_ms=0, rate=10, payload_bytes=64, seed=1)
+    plan = make_plan(
+        seconds=seconds, producers=1, readers=0, kills=0, stops=0, fsync_ms=0, rate=10, payload_bytes=64, seed=1
+    )
     limits = Limits(MIB, MIB, 1.0, 1.0, 0.7, "none")
     return Soak(plan, limits, rl.LogConfig(ring_bytes=MIB), folder, seed=1, pressure=None, disk=Disk(folder),
                 screen=Screen())  # fmt: skip
