@@ -106,7 +106,7 @@ def _of_record(
     if not info.sealed and position >= mark and letter != "K":
         return  # a torn tail: start-up's row tells it
     where: dict[str, Any] = {"offset": record.offset, "first_index": first, "last_index": last, "term": record.term}
-    if info.last_index is not None and first is not None and first == info.last_index + 1 == (last or 0) + 1:
+    if info.last_index is not None and (first, last) == (info.last_index + 1, info.last_index):
         if found.clean or info is not found.segments[-1]:
             sentence = f"damage where nobody reads: {record.length} bytes behind the last entry"
             yield _found(INFO, one.file, sentence, **where)

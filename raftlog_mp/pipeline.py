@@ -100,14 +100,8 @@ class Pipeline:
         self.appends = self.entries = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
 
     # ------------------------------------------------------------ append
-    def admits(self, body_bytes: int, count: int) -> bool:
-        """The hot path's one question: there is room in memory and in the segment.  If not, ask why below."""
-        return (
-            self.end + fmt.RECORD_BYTES + body_bytes <= self._open_end and self.next_index + count <= self._open_index
-        )
-
     def _open_gate(self) -> None:
-        """Recompute up to where :meth:`admits` says yes; after every change of the durable frontier or segment."""
+        """Recompute what :meth:`room` says; after every change of the durable frontier or segment."""
         self._open_end = min(self._limit, self.durable + self._buffered_limit)
         if self.terms.short:
             self._open_end = 0  # needs_roll() is to look for space first
@@ -142,7 +136,7 @@ class Pipeline:
     def append(self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int) -> int:
         """Assign the next ``count`` indexes to a verified batch; returns the first.  Visible after a publish.
 
-        The caller has asked :meth:`admits` (or :meth:`fits` and :meth:`needs_roll`), and checked the term.
+        The caller has asked :meth:`room` (or :meth:`fits` and :meth:`needs_roll`), and checked the term.
         """
         first = self.next_index
         header = fmt.pack_record_header(
@@ -163,7 +157,10 @@ class Pipeline:
         return first
 
     def room(self) -> tuple[int, int]:
-        """As :meth:`admits`: how many bytes of records, and how many entries, may enter before anybody asks why not."""
+        """The hot path's one question: how many bytes of records, and how many entries, may enter.
+
+        For one more, ask :meth:`fits` and :meth:`needs_roll` why not.
+        """
         return self._open_end - self.end, self._open_index - self.next_index
 
     def append_singles(

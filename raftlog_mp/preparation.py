@@ -12,6 +12,7 @@ from .index import ActiveIndex
 
 PREFAULT_BYTES = 256 * 1024  # at once: some 0.2 ms
 
+
 def _start(work: Callable[[], None], name: str) -> list[threading.Thread]:
     """Do it in a thread; at once, where the system has none to give."""
     thread = threading.Thread(target=work, name=name, daemon=True)
@@ -61,7 +62,11 @@ class Prefault:
 
     def __init__(self, mapping: shm.Mapping) -> None:
         self._mapping, self._stopped = mapping, threading.Event()
-        self._threads = _start(self._run, "raftlog-prefault")
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="raftlog-prefault", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has none to give; in this one it would take longer than it saves
+            self._thread = None
 
     def _run(self) -> None:
         processes.yield_to_others()
@@ -73,8 +78,8 @@ class Prefault:
     def close(self) -> None:
         """Stop, before the mapping is closed."""
         self._stopped.set()
-        for thread in self._threads:
-            thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
 
 class Preparation:

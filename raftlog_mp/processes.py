@@ -29,7 +29,7 @@ from . import format as fmt
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-IDLE_NICE = 15
+MUCH_NICER = 15
 _children: list[subprocess.Popen[bytes]] = []
 _children_lock = threading.Lock()
 
@@ -268,17 +268,6 @@ def after_fork_in_child(callback: Callable[[], None]) -> None:
     os.register_at_fork(after_in_child=callback)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of that id exists (informative only: ids are reused)."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def on_signals(callback: Callable[[int, Any], None], *, interrupt: bool) -> None:
     """Ask for an orderly stop on SIGTERM, and on SIGINT too for a writer in the foreground."""
     signal.signal(signal.SIGTERM, callback)
@@ -292,8 +281,8 @@ def set_switch_interval(seconds: float) -> None:
 
 
 def yield_to_others() -> None:
-    """From now on this thread runs only when nobody else wants its core much."""
-    os.setpriority(os.PRIO_PROCESS, 0, IDLE_NICE)  # on Linux that of a thread (setpriority(2))
+    """From now on this thread, and on Linux it alone, runs only when nobody else wants its core much."""
+    os.nice(MUCH_NICER)  # relative: to set a value below that of a process that is very nice already is not allowed
 
 
 def forget_children() -> None:

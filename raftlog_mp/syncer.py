@@ -20,7 +20,7 @@ class FlushJob:
         self.end, self.last_index = end, last_index
         self.error: OSError | None = None
         self.seconds = 0.0
-        self.before_sync: Callable[[], None] | None = None
+        self.before_sync: Callable[[], None] | None = None  # called when all is written; raises nothing
         self.finished: threading.Event | None = None  # set by the helper thread, if one runs it
         self.crash: BaseException | None = None  # no error of the disk: for the main thread to end with
 
@@ -30,7 +30,9 @@ class FlushJob:
         try:
             self.segment.write(self.start, self.pieces)
             if self.before_sync is not None:
+                paused = wakeup.now()
                 self.before_sync()
+                began += wakeup.now() - paused  # no time of the disk's: policies count on that
             self.segment.sync()
         except OSError as error:
             self.error = error

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from unit.changes import batch
-from unit.journals import Entries, commit, kill, open_log, put, stop
+from unit.journals import Entries, admits, commit, kill, open_log, put, stop
 
 from raftlog_mp.errors import DiskFull, RaftLogError, SyncFailed
 from raftlog_mp.findings import Plan
@@ -176,7 +176,7 @@ class Life:
     def _append_begins(self, count: int) -> bool:
         """One batch; False if it would need a roll or a flush first."""
         payloads = [self._payload() for _ in range(count)]
-        if not self.journal.admits(sum(map(len, payloads)) + 64, count):
+        if not admits(self.journal, sum(map(len, payloads)) + 64, count):
             return False
         self._put(payloads)
         return True

@@ -47,6 +47,12 @@ def open_log(directory: str, files: Files | None = None, **settings: Any) -> tup
     return journal, plan
 
 
+def admits(journal: Journal, body_bytes: int, count: int) -> bool:
+    """Whether the writer would let a record in without asking why not."""
+    room, entries = journal.room()
+    return fmt.RECORD_BYTES + body_bytes <= room and count <= entries
+
+
 def put(journal: Journal, *payloads: bytes, term: int = 1, producer: int = 0, sequence: int = 0) -> int:
     """Append one batch as the writer does; not visible, not durable yet."""
     body = pack_body(list(payloads))

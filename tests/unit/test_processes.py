@@ -238,12 +238,28 @@ def test_a_watch_on_a_descriptor_that_select_would_refuse() -> None:
         assert watch.wait(PATIENCE_S) is True
 
 
-def test_alive() -> None:
-    assert processes.alive(os.getpid()) and processes.alive(1)
-    with script("pass") as child:
-        child.wait()
-        assert not processes.alive(child.pid)
-    assert processes.own_pid() == os.getpid()
+YIELDING = """
+import os, threading
+from raftlog_mp import processes
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may become less nice; who may not is not to fail
+def told():
+    processes.yield_to_others()
+    found.append(os.nice(0))
+for more in (0, 19):
+    os.nice(more)
+    before, found = os.nice(0), []
+    thread = threading.Thread(target=told)
+    thread.start()
+    thread.join()
+    print(os.nice(0) - before, found[0] - min(before + 15, 19))
+"""
+
+
+def test_a_thread_that_yields_leaves_the_others_as_they_are() -> None:
+    """Also in a process that is as nice as can be: it asks for nothing that is not allowed."""
+    with script(YIELDING) as child:
+        assert child.finish().split() == ["0", "0", "0", "0"]
 
 
 # ---------------------------------------------------------------- signals, forks, threads

@@ -23,7 +23,7 @@ from raftlog_mp.mending import apply_plan
 from raftlog_mp.rolling import RollJob
 from raftlog_mp.segment import SegmentWriter
 
-from .journals import entries_of, kill, letters, open_log, reopen, snapshot, stop
+from .journals import admits, entries_of, kill, letters, open_log, reopen, snapshot, stop
 from .readers import reader_of
 from .rolls import PRODUCER, SYNCS, Appender, begin, do_at_once, life, to_the_border, work
 
@@ -202,7 +202,7 @@ def test_no_space_to_list_the_next_segment(log_dir: str, code: int) -> None:
     for _ in range(5):
         files.fail("create", code, path="manifest.tmp")
     work(journal)
-    assert journal.failure is None and journal.owes_work and not journal.admits(1, 1) and journal.fits(1, 1)
+    assert journal.failure is None and journal.owes_work and not admits(journal, 1, 1) and journal.fits(1, 1)
     for act in (one, journal.flush, lambda: journal.replace_from(1, [], 0, 0)):
         with pytest.raises(DiskFull):
             act()

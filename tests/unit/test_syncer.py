@@ -179,3 +179,22 @@ def test_what_is_no_error_of_the_disk_reaches_the_main_thread(syncer: Syncer) ->
     syncer.submit(after)
     after.wait()
     assert after.error is None
+
+
+def test_what_is_done_before_the_sync_is_no_time_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies and statistics count on how long a sync takes."""
+    clock = [100.0]
+    monkeypatch.setattr(wakeup, "now", lambda: clock[0])
+    segment = FakeSegment()
+    job = job_of(segment, b"bytes")
+
+    def bells() -> None:
+        assert len(segment.steps) == 1, "when all is written, and before the wait for the disk"
+        clock[0] += 5.0
+
+    def sync() -> None:
+        clock[0] += 0.25
+
+    job.before_sync, segment.sync = bells, sync  # type: ignore[method-assign]  # of a double
+    job.run()
+    assert job.seconds == 0.25
