@@ -236,11 +236,13 @@ def work() -> None:
 
 
 # ---------------------------------------------------------------- a started writer's side
-def read_instructions() -> dict[str, Any]:
-    """What :func:`start_writer` wrote to this process's stdin."""
-    data = sys.stdin.buffer.read()
-    value = msgpack.unpackb(data) if data else {}
-    return value if isinstance(value, dict) else {}
+def read_instructions() -> dict[str, Any] | None:
+    """What :func:`start_writer` wrote to this process's stdin; None if it was killed before it had written all."""
+    try:
+        value = msgpack.unpackb(sys.stdin.buffer.read())
+    except ValueError:  # nothing, or a part
+        return None
+    return value if isinstance(value, dict) and value.keys() >= {"config", "linger"} else None
 
 
 def report_and_detach(report: dict[str, Any]) -> None:

@@ -8,11 +8,16 @@ from . import errors, processes
 from .config import LogConfig
 from .writer import Writer, serve
 
+EXIT_REFUSED = 3
+
 
 def serve_spawned(directory: str) -> int:
     """Serve the log; the exit code is 0 after an orderly end and 3 if the log could not be served."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
     instructions = processes.read_instructions()
+    if instructions is None:  # served with a guess, a log would be made with settings nobody chose, or never be left
+        logging.error("whoever started this writer was killed before it said how: %s is left alone", directory)
+        return EXIT_REFUSED
 
     def on_ready(writer: Writer) -> None:
         for finding in writer.plan.findings:
@@ -27,12 +32,12 @@ def serve_spawned(directory: str) -> int:
         processes.report_and_detach({"pid": processes.own_pid(), "generation": journal.generation})
 
     try:
-        config = instructions.get("config")
+        config = instructions["config"]
         settings = LogConfig.from_dict(config) if config is not None else None
-        serve(directory, settings, linger=bool(instructions.get("linger")), interrupt=False, on_ready=on_ready)
+        serve(directory, settings, linger=bool(instructions["linger"]), interrupt=False, on_ready=on_ready)
     except errors.RaftLogError as error:
         logging.error("%s: %s", type(error).__name__, error)
         processes.report_and_detach(errors.to_wire(error))
-        return 3
+        return EXIT_REFUSED
     logging.info("stopped")
     return 0

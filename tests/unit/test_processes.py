@@ -159,10 +159,11 @@ INSTRUCTED = "from raftlog_mp import processes; print(processes.read_instruction
 
 
 @pytest.mark.parametrize(("sent", "heard"), [
-    (msgpack.packb({"config": None, "linger": True}), {"config": None, "linger": True}), (b"", {}),
-    (msgpack.packb([1, 2]), {}),
+    (msgpack.packb({"config": None, "linger": True}), {"config": None, "linger": True}), (b"", None),
+    (msgpack.packb({"config": None, "linger": True})[:-1], None), (msgpack.packb({"config": None}), None),
+    (msgpack.packb([1, 2]), None), (b"\xc1", None),
 ])  # fmt: skip
-def test_instructions_come_from_stdin(sent: bytes, heard: dict[str, Any]) -> None:
+def test_instructions_come_whole_from_stdin_or_not_at_all(sent: bytes, heard: dict[str, Any] | None) -> None:
     done = subprocess.run([sys.executable, "-c", INSTRUCTED], input=sent, capture_output=True, check=True)
     assert done.stdout.decode().strip() == str(heard)
 

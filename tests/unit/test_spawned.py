@@ -86,12 +86,20 @@ def test_it_reports_once_serves_and_ends_in_order(log_dir: str) -> None:
         assert reader.last_index == reader.durable_index == 2
 
 
-@pytest.mark.parametrize("sent", [None, {}, [], {"config": None}])
-def test_without_settings_it_adopts_the_stored_ones(log_dir: str, sent: Any) -> None:
+@pytest.mark.parametrize("sent", [None, {}, [], {"config": None}, {"linger": False}])
+def test_a_starter_that_was_killed_before_it_said_how_starts_nothing(log_dir: str, sent: Any) -> None:
+    with spawned(log_dir, sent) as writer:
+        assert writer.process.wait(PATIENCE_S) == 3
+    said = writer.logged.read_text()
+    assert "killed before it said how" in said and "Traceback" not in said
+    assert not Path(log_dir).exists()  # else a log with settings that nobody chose, served by one who never leaves
+
+
+def test_without_settings_it_adopts_the_stored_ones(log_dir: str) -> None:
     with spawned(log_dir, instructions()) as writer:
         writer.report()
         assert writer.stop() == 0
-    with spawned(log_dir, sent) as writer:
+    with spawned(log_dir, instructions(None)) as writer:
         assert writer.report()["generation"] == 2
         with rl.open_reader(log_dir) as reader:
             assert reader.config == CONFIG
