@@ -108,12 +108,16 @@ class Round:
             if pid == self.writer and code == -signal.SIGKILL:
                 self.tally.kills["writer at a step"] += 1
                 self.start_writer()
-            elif pid == self.writer and self.autostart and "LogLocked" in self.children.errors(pid):
-                self.writer = 0  # a client was faster
+            elif pid == self.writer and self.client_was_faster(pid):
+                self.writer = 0
             elif pid == self.writer and self.autostart and code == 0:
                 self.writer = 0  # all its clients were dead for longer than it lingers
             elif (pid == self.writer or pid in self.actors.values()) and not (code == 0 and self.board.phase):
                 raise StormFailed(f"{name} ended with code {code}: {self.children.errors(pid)}")
+
+    def client_was_faster(self, pid: int) -> bool:
+        """Whether the writer that we started found the log taken: one that a client had started serves it."""
+        return self.autostart and "LogLocked" in self.children.errors(pid)
 
     # ------------------------------------------------------------ events
     def kill_writer(self, kind: str = "writer") -> bool:
@@ -189,6 +193,8 @@ class Round:
         pid, self.writer = self.writer, 0
         if pid and self.children.signal(pid, signal.SIGTERM):
             code = self.children.wait(pid, PATIENCE_S)
+            if code == 1 and self.client_was_faster(pid):
+                return
             if code not in (0, -signal.SIGTERM, -signal.SIGKILL):  # TERM: before it had a handler; KILL: a step
                 raise StormFailed(f"the writer stopped with {code}: {self.children.errors(pid)}")
             self.tally.kills["writer at a step"] += code == -signal.SIGKILL
