@@ -13,7 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .batches import EntryBatch
-from .client import Ticket
 from .config import Adaptive, Batch, Immediate, LogConfig, PressureConfig
 from .errors import (
     AccessDenied,
@@ -42,6 +41,7 @@ from .lifecycle import Writer, start_writer, stop_writer
 from .log import Log, open_log
 from .log_reader import LogReader, open_reader
 from .metrics import LogStats
+from .ticket import Ticket
 from .types import AppendResult, Entry, HardState, LogId, PersistenceStrategy, majority_match_index
 
 if TYPE_CHECKING:

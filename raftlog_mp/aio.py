@@ -21,7 +21,6 @@ from typing import Any, Generic, Self, TypeVar
 
 from .arguments import Payload
 from .batches import EntryBatch
-from .client import Ticket
 from .config import LogConfig, check_timeout
 from .files import PathLike
 from .follow import Follower
@@ -30,6 +29,7 @@ from .log import open_log as _open_log
 from .log_reader import DEFAULT, LogReader, Timeout
 from .log_reader import open_reader as _open_reader
 from .metrics import LogStats
+from .ticket import Ticket
 from .types import AppendResult, Entry, HardState, LogId
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from crc32c import crc32c
 
@@ -17,59 +17,14 @@ from . import errors, layout, shm, wakeup
 from .answers import Answer, closed_early, no_answer, refusal
 from .arguments import Payload, check_payloads, too_large
 from .bodies import pack_body
-from .config import check_timeout
 from .lane import LaneProducer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
-from .link import FOREVER, Link
+from .link import Link
+from .straight import Straight, straight_way
+from .ticket import Ticket
+from .wakeup import deadline_of
 
 T = TypeVar("T")
-
-
-class Ticket(Generic[T]):
-    """A submission on its way.  Stays valid across writer restarts, until its outcome is known."""
-
-    __slots__ = (
-        "_body", "_client", "_cursor", "_done", "_era", "_error", "_head", "_kind", "_meaning", "_value", "sequence",
-    )  # fmt: skip
-    _value: T  # once it is done, and was not refused
-
-    def __init__(
-        self, client: Client, era: int, kind: int = layout.SUBMIT_APPEND, meaning: Callable[[Answer], T] | None = None
-    ) -> None:
-        self._client, self._era = client, era
-        self._kind, self._meaning = kind, meaning  # None: an append, whose indexes are counted from answer to answer
-        self._head = self._body = b""  # kept until the answer was read, to be sent again if the writer dies
-        self.sequence = self._cursor = 0
-        self._done = False
-        self._error: errors.RaftLogError | None = None
-
-    def done(self) -> bool:
-        """Whether the outcome is known; never waits."""
-        return self._done or self._client.poll(self)
-
-    def result(self, timeout: float | None = None) -> T:
-        """What the call returns when it is answered in time.
-
-        The indexes of the appended entries; of the other operations their own answer: an :class:`AppendResult` for
-        ``append_entries``, the commit index for ``commit_to``, else None.  ``timeout`` in seconds, None for ever.
-        Raises the reason if it was refused, :class:`AppendTimeout` if the time ran out (the ticket stays alive),
-        :class:`LogClosed` if the handle was closed or belongs to a parent.
-        """
-        deadline = deadline_of(check_timeout(timeout))
-        if not self._done:
-            self._client.await_ticket(self, deadline)
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def exception(self) -> errors.RaftLogError | None:
-        """Why it was refused; None if it was not, or the outcome is not known yet."""
-        self.done()
-        return self._error
-
-    def __repr__(self) -> str:
-        state = "waiting" if not self._done else repr(self._error or self._value)
-        return f"<Ticket {self.sequence}: {state}>"
 
 
 class Client:
@@ -92,8 +47,33 @@ class Client:
         self._seen = 0  # completion slots of this lane that were read
         self._pending: deque[Ticket[Any]] = deque()
         self._lane: LaneProducer | None = None
+        self._straight: Straight | None = None  # of this lane
 
     # ------------------------------------------------------------ submitting
+    def append(self, payloads: Iterable[Payload], term: int | None, timeout: float | None) -> range:
+        """Append one batch and wait for its answer."""
+        straight = self._straight
+        entries = check_payloads(payloads)
+        ticket = None
+        if straight is not None and entries:
+            ticket = straight(pack_body(entries), len(entries), term, timeout)
+        return self._finish(ticket or self.submit(entries, term, timeout), timeout)
+
+    def append_one(self, payload: bytes, timeout: float | None) -> range:
+        """:meth:`append` of one entry, with the last entry's term."""
+        straight = self._straight
+        ticket = straight(payload, 1, None, timeout) if straight is not None else None
+        if ticket is not None and ticket._done and ticket._error is None:
+            return ticket._value
+        return self._finish(ticket or self.submit([payload], None, timeout), timeout)
+
+    def _finish(self, ticket: Ticket[T], timeout: float | None) -> T:
+        if not ticket._done:
+            self.await_ticket(ticket, deadline_of(timeout))
+        if ticket._error is not None:
+            raise ticket._error
+        return ticket._value
+
     def submit(self, payloads: Iterable[Payload], term: int | None, timeout: float | None) -> Ticket[range]:
         """Put one batch into the lane.  :class:`Backpressure` after ``timeout`` seconds: surely not appended."""
         entries = check_payloads(payloads)
@@ -158,11 +138,7 @@ class Client:
         if len(body) > batch_limit + layout.ENTRY_RUN_BYTES * head[1]:
             raise too_large("batch", len(body), batch_limit)
         self.put(ticket, head, body, a, b, timeout)
-        if not ticket._done:
-            self.await_ticket(ticket, deadline_of(timeout))
-        if ticket._error is not None:
-            raise ticket._error
-        return ticket._value
+        return self._finish(ticket, timeout)
 
     def limits(self, timeout: float | None) -> tuple[int, int]:
         """Bytes that an entry, and a batch, may have at most."""
@@ -305,12 +281,13 @@ class Client:
             self._seen = 0
             for ticket in self._pending:
                 ticket._cursor = lane.put(ticket._head, ticket._body)
+            self._straight = straight_way(self, self._link, lane)
 
     def _on_lost(self) -> None:
         """The connection ended.  Answers that were posted before are still in the old lane: they count."""
         with self._lock:
             self._reap()
-            self._lane = None
+            self._lane = self._straight = None
 
     def close(self) -> None:
         """Let go of the writer's view; tickets without an answer stay without one."""
@@ -358,11 +335,6 @@ class Client:
                 return
             if wakeup.now() >= deadline:
                 raise errors.LogTimeout("flush: the disk did not confirm in time; the flush goes on, nothing is lost")
-
-
-def deadline_of(timeout: float | None) -> float:
-    """The moment ``timeout`` seconds from now; None: never."""
-    return FOREVER if timeout is None else wakeup.now() + timeout
 
 
 def check_failed(view: Any) -> None:

@@ -12,9 +12,10 @@ from .arguments import as_log_id
 from .config import check_integer
 from .era import Overtaken
 from .layout import WANTS_PROGRESS
-from .link import FOREVER, Link
+from .link import Link
 from .reader import Reader
 from .types import Entry, LogId
+from .wakeup import FOREVER
 
 BATCH_ENTRIES = 1024
 BATCH_BYTES = 1 << 20

@@ -100,8 +100,11 @@ class LaneProducer(Seat):
 
     def put(self, head: bytes, body: bytes = b"") -> int:
         """Write one submission and publish it; returns the cursor after it."""
-        if len(body) < APART_BYTES:
-            self._write(head + body)
+        low, length = self.tail % self.lane_bytes, len(head) + len(body)
+        if length < APART_BYTES and low + length <= self.lane_bytes:
+            low += LANE_DATA_OFFSET
+            self._data[low : low + length] = head + body
+            self.tail += length
         else:
             self._write(head)
             self._write(body)

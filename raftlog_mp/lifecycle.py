@@ -7,11 +7,11 @@ from typing import Any, Self
 
 from . import errors, place, processes, shm, wakeup
 from . import format as fmt
-from .client import deadline_of
 from .config import LogConfig, check_config, check_timeout
 from .files import Files, PathLike, join, real_path
 from .link import Link
 from .protocol import READER
+from .wakeup import deadline_of
 
 Timeout = float | None
 

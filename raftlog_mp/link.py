@@ -31,7 +31,6 @@ GREETING_SECONDS = 2.0  # that a mere look for a writer waits for one that is th
 MUTE_SECONDS = 1.0  # before it is looked for again
 WAIT_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
 SPIN_SECONDS_SHARED = 50e-6  # at most, where other threads want the interpreter, and for what may be long in coming
-FOREVER = float("inf")
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
 
@@ -306,7 +305,9 @@ class Link:
         return True
 
     def _hear(self, sock: Any) -> None:
-        data = wakeup.receive_now(sock)
+        self._heard(sock, wakeup.receive_now(sock))
+
+    def _heard(self, sock: Any, data: bytes | None) -> None:
         if data == b"":
             self._lose(sock)
         elif data:

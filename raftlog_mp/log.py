@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from . import place, wakeup
 from .arguments import Payload, as_bytes, check_term
 from .batches import EntryBatch
-from .client import Client, Ticket, deadline_of
+from .client import Client
 from .config import LogConfig, check_config, check_timeout
 from .files import Files, PathLike, real_path
 from .link import Link
 from .log_reader import DEFAULT, LogReader, Timeout
 from .protocol import CLIENT
 from .requests import Requests
+from .ticket import Ticket
 from .types import AppendResult, Entry, HardState, LogId
 
 
@@ -35,6 +36,8 @@ class Log(LogReader):
         :class:`AppendTimeout` (outcome unknown, ``.ticket`` lives on), :class:`DiskFull`, :class:`SyncFailed`,
         :class:`WriterUnavailable`, :class:`LogClosed`.
         """
+        if term is None and timeout is DEFAULT and type(payload) is bytes and not self._link.closed:
+            return self._client.append_one(payload, self._timeout).start
         return self._append([payload if type(payload) is bytes else as_bytes(payload)], term, timeout).start
 
     def append_many(self, payloads: Iterable[Payload], term: int | None = None, timeout: Timeout = DEFAULT) -> range:
@@ -44,13 +47,7 @@ class Log(LogReader):
     def _append(self, payloads: Iterable[Payload], term: int | None, timeout: Timeout) -> range:
         self._link.check_open()
         check_term(term)
-        seconds = self._seconds(timeout)
-        ticket = self._client.submit(payloads, term, seconds)
-        if not ticket._done:
-            self._client.await_ticket(ticket, deadline_of(seconds))
-        if ticket._error is not None:
-            raise ticket._error
-        return ticket._value
+        return self._client.append(payloads, term, self._seconds(timeout))
 
     def submit(self, payloads: Iterable[Payload], term: int | None = None) -> Ticket[range]:
         """Append a batch without waiting: a :class:`Ticket` whose ``result()`` is the range.

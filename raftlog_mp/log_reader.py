@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 from . import errors, hard_state, layout, place, shm
 from .arguments import as_log_id, check_index
 from .batches import EntryBatch
-from .client import check_failed, deadline_of
+from .client import check_failed
 from .config import LogConfig, check_integer, check_timeout
 from .era import Era, Overtaken
 from .files import Files, PathLike, real_path
@@ -22,6 +22,7 @@ from .source import Source
 from .term_history import unknown_error
 from .terms import TermRuns, Unknown
 from .types import Entry, HardState, LogId
+from .wakeup import deadline_of
 
 
 class _Default:

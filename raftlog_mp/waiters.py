@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import shm, wakeup
+from . import layout, shm, wakeup
 from .lane import Seat
 from .patience import Patience
 
 Ready = Callable[[], bool]
+SLEEP_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
 
 
 def _has_news(ready: Ready) -> bool:
@@ -62,6 +63,48 @@ class Waiters:
             with self._mutex:
                 if follower in self._followers:
                     self._followers.remove(follower)
+
+    def alone(
+        self, word: Callable[[int], int], seen: int, spin: float, deadline: float, sleeper: wakeup.Sleeper, seat: Seat,
+    ) -> bool:  # fmt: skip
+        """:meth:`turn` for answers, in one go: wait once while ``word(order)`` is ``seen``, if nobody else waits.
+
+        True: the socket has something to hear.  Whether the word has changed, the caller looks in any case.
+        """
+        wants = seat.wants.store
+        if spin and self._luck.looks():
+            until = wakeup.now() + spin
+            while word(shm.SEQ_CST) == seen:
+                if wakeup.now() >= until:
+                    self._luck.learn(lucky=False)
+                    break
+            else:
+                self._luck.learn(lucky=True)
+                return False
+        with self._mutex:
+            if self._led or self._followers:
+                return False
+            self._led = True
+            self._sleeps = sleeps = self._sleeps + 1
+            self._seat, self._armed = seat, sleeps << 2 | layout.WANTS_ANSWERS
+            wants(self._armed, shm.SEQ_CST)  # as in _arm
+        arrived = True
+        try:
+            # The re-check after arming, as in _lead.  Who comes to wait behind us now arms its bits, and looks itself.
+            arrived = word(shm.SEQ_CST) == seen and sleeper.sleep(min(deadline - wakeup.now(), SLEEP_SECONDS_MAX))
+            with self._mutex:
+                wants(0, shm.SEQ_CST)
+                self._armed = 0
+                if not self._followers:
+                    self._led = False
+                    return arrived
+        except (OSError, ValueError):
+            pass  # the socket or the seat was closed under us: the caller hears it
+        except BaseException:
+            self._hand_over()
+            raise
+        self._hand_over()
+        return arrived
 
     def _spin(self, ready: Ready, seconds: float) -> bool:
         """Look for a while without sleeping; True if the condition came true (then leadership is handed over)."""

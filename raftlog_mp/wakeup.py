@@ -26,6 +26,7 @@ _RING_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _RECV_FLAGS = int(socket.MSG_DONTWAIT)
 
 
+FOREVER = float("inf")
 now = time.monotonic  # seconds, of this process: never compared across processes
 
 
@@ -58,6 +59,11 @@ def descriptor_limit() -> int:
     """How many descriptors this process may have open (its soft limit, which others may change)."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return soft if soft != resource.RLIM_INFINITY else 1 << 30
+
+
+def deadline_of(timeout: float | None) -> float:
+    """The moment ``timeout`` seconds from now; None: never."""
+    return FOREVER if timeout is None else now() + timeout
 
 
 def random_u64() -> int:
@@ -145,8 +151,10 @@ def send(sock: socket.socket, data: bytes) -> None:
 
 def ring_bell(sock: socket.socket) -> None:
     """Wake the peer.  Never waits: a full buffer means it is being woken, a closed one means it is gone."""
-    with contextlib.suppress(OSError):
+    try:
         sock.send(BELL, _RING_FLAGS)
+    except OSError:  # not suppress(): that is two more calls each time, on the way of every append
+        pass
 
 
 def receive_now(sock: socket.socket) -> bytes | None:
@@ -166,9 +174,9 @@ class Sleeper:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
-    def sleep(self, timeout: float) -> None:
-        """Until the socket has bytes or ended, or ``timeout`` seconds passed."""
-        self._poll.poll(max(0, int(timeout * 1000 + 0.999)))
+    def sleep(self, timeout: float) -> bool:
+        """Until the socket has bytes or ended (True), or ``timeout`` seconds passed."""
+        return bool(self._poll.poll(max(0, int(timeout * 1000 + 0.999))))
 
 
 class Poller:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import click
 
 from .. import errors, log
-from ..client import Ticket
+from ..ticket import Ticket
 from . import options, outcome
 
 IN_FLIGHT = 512  # submissions without an answer; enough to keep the writer busy, few enough to stop soon

@@ -15,13 +15,15 @@ from crc32c import crc32c
 from raftlog_mp import errors, layout, shm
 from raftlog_mp.arguments import as_bytes, check_payloads, check_term
 from raftlog_mp.bodies import unpack_body
-from raftlog_mp.client import Client, Ticket
+from raftlog_mp.client import Client
 from raftlog_mp.control import Control
 from raftlog_mp.files import Files
 from raftlog_mp.lane import LaneConsumer, LaneProducer
 from raftlog_mp.layout import COMPLETION_SLOTS, OK, SUBMISSION, SUBMISSION_BYTES, WANTS_ANSWERS
-from raftlog_mp.link import FOREVER, Link
+from raftlog_mp.link import Link
 from raftlog_mp.protocol import CLIENT
+from raftlog_mp.ticket import Ticket
+from raftlog_mp.wakeup import FOREVER
 
 from .journals import small_config
 

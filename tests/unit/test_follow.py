@@ -15,11 +15,11 @@ from raftlog_mp.files import Files
 from raftlog_mp.follow import Follower, start_of
 from raftlog_mp.journal import Journal
 from raftlog_mp.layout import WANTS_PROGRESS
-from raftlog_mp.link import FOREVER
 from raftlog_mp.reader import Reader
 from raftlog_mp.source import Source
 from raftlog_mp.types import LogId
 from raftlog_mp.view import View
+from raftlog_mp.wakeup import FOREVER
 
 from .journals import append, kill, open_log, stop
 

@@ -18,16 +18,16 @@ from raftlog_mp import format as fmt
 from raftlog_mp.config import LogConfig
 from raftlog_mp.files import Files
 from raftlog_mp.lane import LaneProducer, Seat
-from raftlog_mp.link import FOREVER, Link
+from raftlog_mp.link import Link
 from raftlog_mp.protocol import BELL, CLIENT, PROTOCOL_VERSION, READER, Parser, pack_message
 from raftlog_mp.view import View
+from raftlog_mp.wakeup import FOREVER
 
 from .journals import kill, open_log, small_config
 
 PATIENCE_S = 30.0
 FILES = Files()
 Reply = Callable[["Greeter", socket.socket], None]
-
 
 class Greeter:
     """The writer's end of the socket, by hand: every connection is greeted as the next reply says."""

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from ... import log_reader, shm, wakeup
-from ...client import Ticket
+from ...ticket import Ticket
 from .limits import ENTRY_BYTES
 from .stores import OPEN_SECONDS, Ours, Store, open_store
 

@@ -1,0 +1,89 @@
+"""The straight way of an append: nothing else of the handle is under way, and a writer is there.
+
+After a wait for the disk the caches are cold, and what an append costs is how much of Python it touches: each function,
+each object that it goes through.  Four clients on two cores, one append at a time, computed 84 us an append on the
+general way.  So the common case is one function over bound names; at the first thing that is not as usual it leaves
+the rest to the general way, with nothing done, or with a ticket like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from crc32c import crc32c
+
+from . import layout, shm, wakeup
+from .layout import FLAG_TERM_GIVEN, SUBMISSION
+from .protocol import BELL
+from .ticket import Ticket
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .lane import LaneProducer
+    from .link import Link
+
+Straight = Callable[[bytes, int, int | None, float | None], Ticket[range] | None]
+
+
+def straight_way(client: Client, link: Link, lane: LaneProducer) -> Straight | None:
+    """``way(body, count, term, timeout)`` for one connection: its ticket, or None if nothing was done.
+
+    The ticket may wait still: then the general way goes on.
+    """
+    view, sock, sleeper, waiters = link.view, link._sock, link._sleeper, link._waiters
+    if view is None or sock is None or sleeper is None:
+        return None
+    control = view.control
+    state, pressure, asleep, spin_ns = (
+        control.state.load, control.pressure_level.load, control.writer_sleeping.load, control.spin_ns.load,
+    )  # fmt: skip
+    lock, pending, done, completion = client._lock, client._pending, lane.done.load, lane.completion
+    entry_limit, batch_limit = view.config.entry_bytes_limit, view.config.batch_bytes_limit
+    ring, receive, alone, era = wakeup.ring_bell, wakeup.receive_now, waiters.alone, link.era
+
+    def way(body: bytes, count: int, term: int | None, timeout: float | None) -> Ticket[range] | None:
+        length = layout.SUBMISSION_BYTES + len(body)
+        # SEQ_CST, as in Client: the level, and whether the writer was stopped, are looked at before the submission.
+        if len(body) > (entry_limit if count == 1 else batch_limit) or pressure(shm.SEQ_CST) >= layout.LEVEL_HARD:
+            return None
+        deadline = wakeup.deadline_of(timeout)
+        with lock:
+            # Under the lock the lane can be exchanged by nobody, and nobody else submits.
+            usual = client._lane is lane and not pending and lane.tail + length - lane.freed <= lane.lane_bytes
+            if not usual or state(shm.RELAXED) != layout.STATE_RUNNING:
+                return None
+            sequence, seen = client._next_sequence, client._seen
+            client._next_sequence = sequence + 1
+            ticket: Ticket[range] = Ticket(client, era)
+            ticket.sequence, ticket._body = sequence, body
+            flags, given = (0, 0) if term is None else (FLAG_TERM_GIVEN, term)
+            ticket._head = SUBMISSION.pack(
+                len(body), layout.SUBMIT_APPEND, flags, count, crc32c(body), given, sequence, 0, 0
+            )
+            pending.append(ticket)  # from here on a writer's death, or an exception, finds it as any other ticket
+            ticket._cursor = lane.put(ticket._head, body)
+        # SEQ_CST load after the SEQ_CST store of the lane's cursor: see Link.ring_writer.
+        if asleep(shm.SEQ_CST):
+            ring(sock)
+        spin = spin_ns(shm.RELAXED) and link._spin_seconds(layout.WANTS_ANSWERS)
+        if alone(done, seen, spin, deadline, sleeper, lane):
+            data = receive(sock)
+            if data != BELL:
+                link._heard(sock, data)
+        posted = done(shm.SEQ_CST)  # also ACQUIREs the completion slots written before it
+        if posted == seen:
+            return ticket
+        with lock:
+            if posted == seen + 1 and client._seen == seen and client._lane is lane:
+                last, status, first, each, _, _ = completion(seen)
+                if last == sequence and status == layout.OK:
+                    client._seen = posted
+                    pending.popleft()  # ours: nothing was pending before it, and it has the lowest sequence
+                    ticket._value, ticket._body, ticket._done = range(first, first + each), b"", True
+                    lane.reap(sequence, ticket._cursor)
+                    return ticket
+            client._reap()
+        return ticket
+
+    return way
