@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import wakeup
 from .adaptive import Gathering
-from .config import Adaptive
+from .config import Adaptive, Immediate
 from .flush import NEVER, seconds_until_flush
 from .intake import Intake
 from .patience import Patience
@@ -23,6 +23,7 @@ class Grouping:
         self._gathering: Gathering | None = None
         if isinstance(self._policy, Adaptive):
             self._gathering = Gathering(self._policy.target_ms / 1000)
+        self._immediate = isinstance(self._policy, Immediate)
         self._told = self._journal.appends
         self._looks = self._answers_wait and intake.config.spin_us > 0
         self._luck = Patience()
@@ -37,6 +38,8 @@ class Grouping:
     def seconds_until_flush(self) -> float:
         """0 = now, ``NEVER`` = nothing to flush."""
         unflushed = self._journal.unflushed_entries
+        if self._immediate and unflushed > 0:
+            return 0.0
         if self._gathering is None:
             return seconds_until_flush(self._policy, unflushed, wakeup.now() - self._intake.oldest)
         if unflushed > 0:

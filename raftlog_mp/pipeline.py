@@ -301,7 +301,8 @@ class Pipeline:
         :class:`DiskFull`: there is no space to list the next segment; what it will hold stays in the ring.
         """
         self.copy_to_ring()
-        self.finish_job()
+        if self.job is not None:
+            self.finish_job()
         while self.copied > self.durable:
             self.job = self.make_job()
             self.job.before_sync = before_sync

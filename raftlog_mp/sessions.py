@@ -265,7 +265,9 @@ class Sessions:
     def ring_all(self) -> None:
         """A frontier or the state changed: wake whoever waits for that."""
         for peer in self.peers:
-            peer.ring(layout.WANTS_PROGRESS)
+            seat = peer.seat
+            if seat is not None and seat.wants.load(shm.SEQ_CST) & layout.WANTS_PROGRESS:  # as in Peer.ring
+                peer.ring(layout.WANTS_PROGRESS)
 
     def close(self) -> None:
         """Hang up on everybody and stop listening."""
