@@ -2,169 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raftlog_mp import client, errors, layout, shm, wakeup
-from raftlog_mp.bodies import pack_body, unpack_body
-from raftlog_mp.client import Client
-from raftlog_mp.control import Control
-from raftlog_mp.files import Files
-from raftlog_mp.lane import LaneConsumer, LaneProducer
-from raftlog_mp.layout import OK, SUBMISSION, SUBMISSION_BYTES
-from raftlog_mp.link import Link
-from raftlog_mp.protocol import BELL, CLIENT, pack_message
+from raftlog_mp.bodies import pack_body
+from raftlog_mp.protocol import BELL, pack_message
 
-from .journals import small_config
-
-LANE_BYTES = 1 << 16
-PACKAGE = os.path.dirname(client.__file__)
-Answer = Callable[["Bench"], object]
-
-
-class Bench(Link):
-    """A link whose writer is the test: real lanes and sockets, a clock by hand, and sleeps that run the next step.
-
-    A step is what the writer does while the handle sleeps.  Where none is left, it serves, as long as ``serving``.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__("/log", CLIENT, files=Files())
-        monkeypatch.setattr(wakeup, "now", self._now)
-        monkeypatch.setattr(wakeup, "pause", self._pass)
-        self.clock, self.tick, self.up, self.serving = 0.0, 0.0, True, True  # tick: seconds from look to look
-        self.steps: deque[Callable[[], object]] = deque()
-        self.naps, self.connects, self.rings = list[float](), 0, 0
-        self.log, self.outcomes = list[bytes](), dict[int, int]()  # of the writer: what is in it, and where
-        self.config = small_config(max_entry_bytes=1000)
-        self._mappings, self._socks = list[Any](), list[socket.socket]()
-        self.client = Client(self)
-        self._connect(0.0)
-
-    def _connect(self, deadline: float) -> bool:
-        self._drop_connection()
-        if not self.up:
-            return False
-        self.next = int(self.hello_fields()["first_unresolved"])
-        fd, mapping = shm.create_memfd("test-lane", layout.lane_file_bytes(LANE_BYTES))
-        self.lane, self.rung, self.alive = LaneConsumer(mapping, LANE_BYTES), 0, True
-        lane = LaneProducer(shm.map_memfd(fd))
-        block = shm.map_memfd(shm.create_memfd("test-control", layout.CONTROL_BYTES)[0])
-        self._mappings += [mapping, lane.mapping, block]
-        mine, self.writers = socket.socketpair()
-        self._socks += [mine, self.writers]
-        mine.setblocking(False)
-        self.writers.setblocking(False)
-        self.control = Control(block)
-        self.set(state=layout.STATE_RUNNING)
-        self.view: Any = SimpleNamespace(control=self.control, config=self.config)
-        self._sleeper, self.seat, self._sock = self, lane, mine  # type: ignore[assignment]
-        self.connects += 1
-        self.on_connect(lane)  # type: ignore[misc]
-        return True
-
-    # ------------------------------------------------------------ in place of a Sleeper
-    def sleep(self, timeout: float) -> bool:
-        """The writer's next step; where it does nothing, time passes."""
-        self.naps.append(timeout)
-        assert len(self.naps) < 300, "it waits for ever"
-        watch = sys.getprofile()
-        sys.setprofile(None)  # the writer is not interrupted
-        awake = self._writers_turn()
-        if not awake:
-            self._pass(timeout)
-        sys.setprofile(watch)
-        return awake
-
-    def _writers_turn(self) -> bool:
-        """Whether there is anything to hear after it."""
-        if self.steps:
-            self.steps.popleft()()
-        elif self.serving:
-            self.serve()
-        sock = self._socks[-2]
-        try:
-            return sock.fileno() < 0 or sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) is not None
-        except BlockingIOError:
-            return False
-
-    def _now(self) -> float:
-        self.clock += self.tick
-        return self.clock
-
-    def _pass(self, seconds: float) -> None:
-        self.clock += seconds
-
-    # ------------------------------------------------------------ the writer
-    def set(self, **words: int) -> None:
-        for name, value in words.items():
-            getattr(self.control, name).store(value, shm.SEQ_CST)
-
-    def take(self) -> list[tuple[int, int, int, int, bytes]]:
-        """What came into the lane: sequence, count, flags, term, body."""
-        lane, found = self.lane, list[tuple[int, int, int, int, bytes]]()
-        while lane.head < lane.tail.load(shm.SEQ_CST):
-            head = lane.copy(lane.head, lane.head + SUBMISSION_BYTES)
-            length, _, flags, count, _, term, sequence, *_ = SUBMISSION.unpack(head)
-            lane.head += SUBMISSION_BYTES + length
-            found.append((sequence, count, flags, term, lane.copy(lane.head - length, lane.head)))
-        return found
-
-    def serve(self) -> None:
-        """As the writer's intake: in order or not at all, each sequence once, one slot for a run of alike."""
-        slots: list[tuple[int, int, int, int]] = []  # last sequence, first index, count of each, index after it
-        for sequence, count, _, _, body in self.take() if self.alive else ():
-            if sequence != self.next:
-                self.hang_up()
-                return
-            self.next += 1
-            if sequence not in self.outcomes:
-                self.outcomes[sequence] = len(self.log) + 1
-                self.log += unpack_body(body, count)
-            first = self.outcomes[sequence]
-            if slots and slots[-1][2:] == (count, first):
-                slots[-1] = (sequence, slots[-1][1], count, first + count)
-            else:
-                slots.append((sequence, first, count, first + count))
-        self.lane.complete([(last, OK, first, count, 1, 0) for last, first, count, _ in slots])
-        self.ring()
-
-    def hang_up(self) -> None:
-        self.alive = False
-        self.writers.close()
-
-    def answer(self, last: int, first: int = 1, count: int = 1, status: int = OK, **more: int) -> None:
-        self.lane.complete([(last, status, first, count, more.get("term", 1), more.get("detail", 0))])
-        self.ring()
-
-    def ring(self, wanted: int = layout.WANTS_ANSWERS) -> None:
-        """As sessions.Peer: once a sleep."""
-        wants = self.lane.wants.load(shm.SEQ_CST)
-        if self.alive and wants & wanted and wants != self.rung:
-            self.rung, self.rings = wants, self.rings + 1
-            self.writers.send(BELL)
-
-    # ------------------------------------------------------------ what must hold
-    def at_rest(self) -> bool:
-        """Nobody waits, leads or holds a lock, and nothing is under way."""
-        waiters = self._waiters
-        free = not (waiters._led or waiters._followers or waiters._mutex.locked() or self.client._lock._is_owned())  # type: ignore[attr-defined]
-        return free and not self.client._pending and self.client._resume_at == 0
-
-    def end(self) -> None:
-        self.client._lane = self.client._straight = None
-        for sock in self._socks:
-            sock.close()
-        for mapping in self._mappings:
-            mapping.close()
+from .answering import Bench
 
 
 @pytest.fixture
@@ -242,6 +91,7 @@ def test_what_is_not_as_usual_goes_the_general_way(bench: Bench) -> None:
     assert lane is not None
     ticket = client.submit([b"pending"], None, 0.0)
     assert client.append_one(b"a", 30.0) == range(2, 3) and puts == [1, 2] and ticket.done()
+    assert lane.freed == lane.tail > 0
     client.append_one(b"b", 30.0)
     assert puts == [1, 2]
     lane.freed = lane.tail - lane.lane_bytes + 10  # as if an answer had not been read
@@ -284,6 +134,40 @@ def test_what_is_too_large_is_not_sent(bench: Bench, payloads: list[bytes], limi
     assert bench.take() == [] and bench.at_rest()
 
 
+class Contended:
+    """A lock that another thread has first."""
+
+    def __init__(self, other: Callable[[], object]) -> None:
+        self.lock, self.other = threading.RLock(), deque([other])
+
+    def __enter__(self) -> None:
+        if self.other:
+            self.other.pop()()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+@pytest.mark.parametrize("other", ["submits", "appends", "connects"])
+def test_what_another_thread_does_before_it_has_the_lock(bench: Bench, other: str) -> None:
+    made: list[Any] = []
+    does: dict[str, Callable[[], object]] = {
+        "submits": lambda: made.append(bench.client.submit([b"other"], None, 0.0)),
+        "appends": lambda: made.append(bench.client.append([b"other"], None, 30.0)),
+        "connects": lambda: bench._connect(0.0),
+    }
+    does_it = Contended(lambda: None)
+    bench.client._lock = does_it  # type: ignore[assignment]
+    bench._connect(0.0)
+    connects = bench.connects
+    does_it.other.append(does[other])
+    index = 1 if other == "connects" else 2
+    assert bench.client.append_one(b"x", 30.0) == range(index, index + 1)
+    assert bench.log == [b"other"][: index - 1] + [b"x"] and not bench.client._pending
+    assert bench.connects == connects + (other == "connects"), "the writer found nothing wrong"
+
+
 def test_a_batch_that_cannot_go_straight_is_packed_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[int] = []
     monkeypatch.setattr(client, "pack_body", lambda entries: (packed.append(len(entries)), pack_body(entries))[1])
@@ -301,6 +185,7 @@ def test_what_gives_the_payloads_may_lose_the_connection(bench: Bench) -> None:
         bench._connect(0.0)
         yield b"b"
 
+    bench.client._straight = lambda *_: pytest.fail("that of before")
     assert stale is not None and bench.client.append(payloads(), None, 30.0) == range(1, 3)
     assert bench.client._straight is not stale
     assert stale(b"x", 1, None, 30.0) is None and bench.take() == [], "what belongs to a lane that is gone does nothing"
@@ -347,7 +232,10 @@ def test_another_thread_may_have_read_the_answer(bench: Bench) -> None:
     assert bench.client.append_one(b"x", 30.0) == range(1, 2) and ticket[0].result(0.0) == range(2, 3)
     bench.steps.append(lambda: (ticket.append(bench.client.submit([b"behind"], None, 0.0)), bench.serve()))
     assert bench.client.append_one(b"y", 30.0) == range(3, 4), "one slot answers both"
-    assert ticket[1].result(0.0) == range(4, 5) and bench.at_rest()
+    assert ticket[1].result(0.0) == range(4, 5)
+    bench.steps.append(lambda: (ticket.append(bench.client.submit([b"p", b"q"], None, 0.0)), bench.serve()))
+    assert bench.client.append_one(b"z", 30.0) == range(5, 6), "two slots"
+    assert ticket[2].result(0.0) == range(6, 8) and bench.at_rest()
 
 
 # ---------------------------------------------------------------- time
@@ -409,6 +297,13 @@ def test_a_writer_that_dies_between_the_submission_and_the_answer(bench: Bench, 
     assert bench.client.append_one(b"y", 30.0) == range(3, 4) and bench.connects == 2
 
 
+def test_another_thread_has_the_next_connection_by_then(bench: Bench) -> None:
+    """The old lane's answer was read when it was lost; of the new lane nothing was."""
+    bench.steps.append(lambda: (bench.serve(), bench._connect(0.0)))
+    assert bench.client.append_one(b"x", 30.0) == range(1, 2) and bench.connects == 2 and bench.client._seen == 0
+    assert bench.client.append_one(b"y", 30.0) == range(2, 3) and bench.at_rest()
+
+
 def test_a_writer_that_is_stopped_and_gives_no_answer(bench: Bench) -> None:
     def stop() -> None:
         bench.set(state=layout.STATE_STOPPED)
@@ -449,77 +344,6 @@ def test_what_else_the_writer_says(bench: Bench, said: bytes, connects: int) -> 
     bench.steps.append(lambda: bench.writers.send(said) if said else bench.hang_up())
     assert bench.client.append_one(b"x", 30.0) == range(1, 2)
     assert bench.connects == connects and bench.log == [b"x"] and bench.at_rest()
-
-
-# ---------------------------------------------------------------- signals, and other exceptions
-class Interrupt:
-    """Raises KeyboardInterrupt at the n-th place in the package where Python would look for signals: at a function's
-    beginning, and after each call of what is no Python function."""
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-
-    def _event(self, frame: FrameType, event: str, _: object) -> None:
-        code = frame.f_code
-        if event in ("call", "c_return") and (code.co_filename.startswith(PACKAGE) or code is Bench.sleep.__code__):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-    def run(self, call: Callable[[], object]) -> bool:
-        """Whether it came to that."""
-        before = sys.getprofile()
-        sys.setprofile(self._event)
-        try:
-            call()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.setprofile(before)
-        return False
-
-
-def straight(bench: Bench, number: int) -> tuple[bool, list[Any]]:
-    return Interrupt(number).run(lambda: bench.client.append_one(b"x", 30.0)), []
-
-
-def general(bench: Bench, number: int) -> tuple[bool, list[Any]]:
-    """Behind others, so that a gap in the sequences would stay."""
-    first = bench.client.submit([b"pending"], None, 0.0)
-    return Interrupt(number).run(lambda: bench.client.append_one(b"x", 30.0)), [first]
-
-
-def several(bench: Bench, number: int) -> tuple[bool, list[Any]]:
-    """Three in one slot, and one in the next: amid them the answers must not go to the wrong tickets."""
-    tickets = [bench.client.submit([b"%d" % n] * (1 + n // 3), None, 0.0) for n in range(4)]
-    return Interrupt(number).run(lambda: tickets[3].result(30.0)), tickets
-
-
-@pytest.mark.parametrize("way", [straight, general, several])
-def test_an_interrupt_at_any_place(monkeypatch: pytest.MonkeyPatch, way: Callable[..., tuple[bool, list[Any]]]) -> None:
-    """The submission stays pending like any other, every lead and lock is given back, and the handle goes on."""
-    number, places = 0, True
-    while places:
-        number += 1
-        bench = Bench(monkeypatch)
-        places, tickets = way(bench, number)
-        waiters = bench._waiters
-        assert not waiters._led and not waiters._followers and not waiters._mutex.locked(), number
-        assert not bench.client._lock._is_owned(), number  # type: ignore[attr-defined]
-        after = bench.client.append([b"after"], None, 30.0)
-        values = [ticket.result(30.0) for ticket in tickets]
-        assert [bench.log[value.start - 1] for value in values] == [b"pending"][: len(tickets)] or values == [
-            range(1, 2), range(2, 3), range(3, 4), range(4, 6)
-        ], number  # fmt: skip
-        assert bench.log[after.start - 1] == b"after" and len(bench.log) <= after.start, number
-        assert bench.log.count(b"x") <= 1 and bench.log.count(b"after") == 1, number
-        for turn in range(LANE_BYTES // 1000 + 2):  # more than the lane holds: all of it is free again
-            bench.naps.clear()
-            assert bench.client.append_one(b"%03d" % turn * 333, 30.0).start == len(bench.log), number
-        assert bench.clock == 0.0, f"{number}: a wait in vain"
-        assert bench.at_rest(), number
-        bench.end()
-    assert number > 20
 
 
 # ---------------------------------------------------------------- fork
