@@ -60,28 +60,35 @@ def several(bench: Bench, number: int) -> tuple[bool, list[Any]]:
     return Interrupt(number).run(lambda: tickets[3].result(30.0)), tickets
 
 
+def check(bench: Bench, tickets: list[Any], number: int) -> None:
+    """Nothing is held, nothing is lost or there twice, every ticket has its own value, and the handle goes on."""
+    waiters = bench._waiters
+    assert not waiters._led and not waiters._followers and not waiters._mutex.locked(), number
+    assert not bench.client._lock._is_owned(), number  # type: ignore[attr-defined]
+    after = bench.client.append([b"after"], None, 30.0)
+    values = [ticket.result(30.0) for ticket in tickets]
+    assert [bench.log[value.start - 1] for value in values] == [b"pending"][: len(tickets)] or values == [
+        range(1, 2), range(2, 3), range(3, 4), range(4, 6)
+    ], number  # fmt: skip
+    assert bench.log[after.start - 1] == b"after" and len(bench.log) <= after.start, number
+    assert bench.log.count(b"x") <= 1 and bench.log.count(b"after") == 1, number
+    for turn in range(LANE_BYTES // 1000 + 2):  # more than the lane holds: all of it is free again
+        bench.naps.clear()
+        assert bench.client.append_one(b"%03d" % turn * 333, 30.0).start == len(bench.log), number
+    assert bench.clock == 0.0, f"{number}: a wait in vain"
+    assert bench.at_rest(), number
+
+
 @pytest.mark.parametrize("way", [straight, general, several])
 def test_an_interrupt_at_any_place(monkeypatch: pytest.MonkeyPatch, way: Callable[..., tuple[bool, list[Any]]]) -> None:
     """The submission stays pending like any other, every lead and lock is given back, and the handle goes on."""
-    number, places = 0, True
-    while places:
+    number, interrupted = 0, True
+    while interrupted:
         number += 1
         bench = Bench(monkeypatch)
-        places, tickets = way(bench, number)
-        waiters = bench._waiters
-        assert not waiters._led and not waiters._followers and not waiters._mutex.locked(), number
-        assert not bench.client._lock._is_owned(), number  # type: ignore[attr-defined]
-        after = bench.client.append([b"after"], None, 30.0)
-        values = [ticket.result(30.0) for ticket in tickets]
-        assert [bench.log[value.start - 1] for value in values] == [b"pending"][: len(tickets)] or values == [
-            range(1, 2), range(2, 3), range(3, 4), range(4, 6)
-        ], number  # fmt: skip
-        assert bench.log[after.start - 1] == b"after" and len(bench.log) <= after.start, number
-        assert bench.log.count(b"x") <= 1 and bench.log.count(b"after") == 1, number
-        for turn in range(LANE_BYTES // 1000 + 2):  # more than the lane holds: all of it is free again
-            bench.naps.clear()
-            assert bench.client.append_one(b"%03d" % turn * 333, 30.0).start == len(bench.log), number
-        assert bench.clock == 0.0, f"{number}: a wait in vain"
-        assert bench.at_rest(), number
-        bench.end()
+        try:
+            interrupted, tickets = way(bench, number)
+            check(bench, tickets, number)
+        finally:
+            bench.end()
     assert number > 20
