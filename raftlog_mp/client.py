@@ -138,6 +138,8 @@ class Client:
             deadline = deadline or deadline_of(timeout)
             if lane is None or self._link.stopped():
                 self._link.look()  # notices the end, so that connecting, and its reason, come next
+                if lane is not None:
+                    self._wait_for_hang_up(lane, deadline)
                 self._link.ensure(deadline)
             else:
                 self._wait_for_room(length, deadline)
@@ -203,6 +205,14 @@ class Client:
         if not self._link.wait(roomy, deadline, WANTS_ANSWERS | layout.WANTS_PROGRESS):
             level = "hard memory pressure" if self._pressed() else "a full lane"
             raise errors.LogTimeout(f"no room in {self._link.directory} in time: {level}; nothing was appended")
+
+    def _wait_for_hang_up(self, lane: LaneProducer, deadline: float) -> None:
+        """Of a writer that has stopped: its last step, in which something may hold it up."""
+        if not self._link.wait(lambda: self._lane is not lane, deadline, WANTS_PROGRESS):
+            raise errors.WriterUnavailable(
+                f"the writer of {self._link.directory} was stopped on purpose and did not hang up in time; nothing was "
+                "appended by this call"
+            )
 
     def _wait_for_room(self, length: int, deadline: float) -> None:
         def roomy() -> bool:

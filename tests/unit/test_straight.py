@@ -102,18 +102,23 @@ def test_what_is_not_as_usual_goes_the_general_way(bench: Bench) -> None:
     assert len(puts) == 3 + len(layout.STATE_NAMES) - 2 and bench.at_rest()
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_writer_that_must_not_be_given_more(bench: Bench, stopped: bool) -> None:
+@pytest.mark.parametrize("why", ["pressure", "stopped", "stopped and hung up"])
+def test_a_writer_that_must_not_be_given_more(bench: Bench, why: str) -> None:
     """Hard memory pressure, or stopped on purpose: nothing goes into the lane, as on the general way."""
-    bench.set(**{"state": layout.STATE_STOPPED} if stopped else {"pressure_level": layout.LEVEL_HARD})
+    bench.set(**{"pressure_level": layout.LEVEL_HARD} if why == "pressure" else {"state": layout.STATE_STOPPED})
     bench.up = bench.serving = False
-    if stopped:
+    if why == "stopped and hung up":
         bench.hang_up()
-    for call in (lambda: bench.client.append_one(b"x", 2.0), lambda: bench.client.append([b"x", b"y"], 1, 2.0)):
-        with pytest.raises(errors.Backpressure if not stopped else errors.WriterUnavailable, match="appended"):
+    for number, call in enumerate(
+        (lambda: bench.client.append_one(b"x", 2.0), lambda: bench.client.append([b"x", b"y"], 1, 2.0)), 1
+    ):
+        with pytest.raises(errors.Backpressure if why == "pressure" else errors.WriterUnavailable, match="appended"):
             call()
+        assert bench.clock == pytest.approx(2.0 * number), "as long as it was told, and asleep"
     assert bench.take() == [] and bench.client._next_sequence == 1 and bench.at_rest()
     bench.up = bench.serving = True
+    if why == "stopped":
+        bench.hang_up()
     bench.set(pressure_level=0)
     assert bench.client.append_one(b"x", 2.0) == range(1, 2)
 
