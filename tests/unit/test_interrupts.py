@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import pytest
+from support.processes import wait_until
 
+import raftlog_mp as rl
 from raftlog_mp import client
 
 from .answering import LANE_BYTES, Bench
+from .journals import small_config
 
 PACKAGE = os.path.dirname(client.__file__)
 
@@ -92,3 +97,39 @@ def test_an_interrupt_at_any_place(monkeypatch: pytest.MonkeyPatch, way: Callabl
         finally:
             bench.end()
     assert number > 20
+
+
+def test_a_real_signal_while_a_real_writer_owes_the_answer(log_dir: str) -> None:
+    """The interrupted entry is there once, and the next call, a batch and a forked child find everything in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def main_sleeps() -> None:
+        wait_until("the leader sleeps", lambda: log._link._waiters._armed)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with rl.start_writer(log_dir, small_config()) as writer, rl.open_log(log_dir, autostart=False) as log:
+            assert log.append(b"one") == 1
+            os.kill(writer.pid, signal.SIGSTOP)
+            thread = threading.Thread(target=main_sleeps)
+            thread.start()
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    log.append(b"interrupted")
+            finally:
+                thread.join(30)
+                os.kill(writer.pid, signal.SIGCONT)
+            assert log.append(b"three") == 3 and log.append_many([b"four", b"five"], timeout=30.0) == range(4, 6)
+            child = os.fork()
+            if child == 0:  # no assertion here: nothing of the test runner may run twice
+                os._exit(0 if log.append(b"of the child") == 6 else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert log.append(b"seven") == 7 and log._link._waiters._led is False
+            assert [entry.payload for entry in log.read(1)] == [
+                b"one", b"interrupted", b"three", b"four", b"five", b"of the child", b"seven"
+            ]  # fmt: skip
+    finally:
+        signal.signal(signal.SIGUSR1, before)
