@@ -79,7 +79,7 @@ def straight_way(client: Client, link: Link, lane: LaneProducer) -> Straight | N
         if posted == seen:
             return ticket
         with lock:
-            if posted == seen + 1 and client._seen == seen and client._lane is lane:
+            if posted == seen + 1 and client._seen == seen and client._lane is lane and not client._resume_at:
                 last, status, first, each, _, _ = completion(seen)
                 if last == sequence and status == layout.OK:
                     ticket._value = range(first, first + each)
