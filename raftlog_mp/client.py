@@ -45,6 +45,7 @@ class Client:
         self._producer = wakeup.random_u64()
         self._next_sequence = 1
         self._seen = 0  # completion slots of this lane that were read
+        self._resume_at = 0  # the index at which the next goes on, if an exception ended the reading amid its tickets
         self._pending: deque[Ticket[Any]] = deque()
         self._lane: LaneProducer | None = None
         self._straight: Straight | None = None  # of this lane
@@ -52,24 +53,35 @@ class Client:
     # ------------------------------------------------------------ submitting
     def append(self, payloads: Iterable[Payload], term: int | None, timeout: float | None) -> range:
         """Append one batch and wait for its answer."""
-        straight = self._straight
         entries = check_payloads(payloads)
-        ticket = None
-        if straight is not None and entries:
-            ticket = straight(pack_body(entries), len(entries), term, timeout)
-        return self._finish(ticket or self.submit(entries, term, timeout), timeout)
+        straight, count = self._straight, len(entries)  # now: what gives the payloads may do anything, even fork
+        # `pending` without the lock is a guess, which saves packing twice.
+        if straight is not None and count and not self._pending and (
+            count == 1 or max(map(len, entries)) <= self.limits(timeout)[0]
+        ):  # fmt: skip
+            deadline = deadline_of(timeout)
+            ticket = straight(pack_body(entries), count, term, deadline)
+            if ticket is not None:
+                return self._finish(ticket, deadline)
+        ticket = self.submit(entries, term, timeout)
+        return self._finish(ticket, deadline_of(timeout))
 
     def append_one(self, payload: bytes, timeout: float | None) -> range:
         """:meth:`append` of one entry, with the last entry's term."""
         straight = self._straight
-        ticket = straight(payload, 1, None, timeout) if straight is not None else None
-        if ticket is not None and ticket._done and ticket._error is None:
-            return ticket._value
-        return self._finish(ticket or self.submit([payload], None, timeout), timeout)
+        if straight is not None:
+            deadline = deadline_of(timeout)
+            ticket = straight(payload, 1, None, deadline)
+            if ticket is not None:
+                if ticket._done and ticket._error is None:
+                    return ticket._value
+                return self._finish(ticket, deadline)
+        ticket = self.submit([payload], None, timeout)
+        return self._finish(ticket, deadline_of(timeout))
 
-    def _finish(self, ticket: Ticket[T], timeout: float | None) -> T:
+    def _finish(self, ticket: Ticket[T], deadline: float) -> T:
         if not ticket._done:
-            self.await_ticket(ticket, deadline_of(timeout))
+            self.await_ticket(ticket, deadline)
         if ticket._error is not None:
             raise ticket._error
         return ticket._value
@@ -113,15 +125,21 @@ class Client:
                 lane = self._lane
                 if lane is not None and not self._link.stopped() and self._has_room(lane, length):
                     ticket.sequence = sequence = self._next_sequence
-                    self._next_sequence = sequence + 1
                     ticket._head = SUBMISSION.pack(len(body), ticket._kind, flags, count, crc, term, sequence, a, b)
-                    ticket._body = body
+                    # Python lets signals in at calls: between the next line and `pending` is none.  A sequence that is
+                    # taken and not pending would be missed by the writer for ever.
+                    if sequence != self._next_sequence or lane is not self._lane:
+                        continue  # a signal's handler was here
+                    ticket._body, ticket._cursor = body, lane.tail + length
+                    self._next_sequence = sequence + 1
                     self._pending.append(ticket)
-                    ticket._cursor = lane.put(ticket._head, body)
+                    lane.put(ticket._head, body)
                     break
             deadline = deadline or deadline_of(timeout)
             if lane is None or self._link.stopped():
                 self._link.look()  # notices the end, so that connecting, and its reason, come next
+                if lane is not None:
+                    self._wait_for_hang_up(lane, deadline)
                 self._link.ensure(deadline)
             else:
                 self._wait_for_room(length, deadline)
@@ -138,7 +156,7 @@ class Client:
         if len(body) > batch_limit + layout.ENTRY_RUN_BYTES * head[1]:
             raise too_large("batch", len(body), batch_limit)
         self.put(ticket, head, body, a, b, timeout)
-        return self._finish(ticket, timeout)
+        return self._finish(ticket, deadline_of(timeout))
 
     def limits(self, timeout: float | None) -> tuple[int, int]:
         """Bytes that an entry, and a batch, may have at most."""
@@ -153,6 +171,8 @@ class Client:
         if len(self._pending) < layout.COMPLETION_SLOTS and lane.room(length):
             return True
         self._reap()
+        if not self._pending:
+            lane.freed = lane.tail  # all was answered, also if an exception kept the last reaping from saying so
         return len(self._pending) < layout.COMPLETION_SLOTS and lane.room(length)
 
     def _pressed(self) -> bool:
@@ -185,6 +205,14 @@ class Client:
         if not self._link.wait(roomy, deadline, WANTS_ANSWERS | layout.WANTS_PROGRESS):
             level = "hard memory pressure" if self._pressed() else "a full lane"
             raise errors.LogTimeout(f"no room in {self._link.directory} in time: {level}; nothing was appended")
+
+    def _wait_for_hang_up(self, lane: LaneProducer, deadline: float) -> None:
+        """Of a writer that has stopped: its last step, in which something may hold it up."""
+        if not self._link.wait(lambda: self._lane is not lane, deadline, WANTS_PROGRESS):
+            raise errors.WriterUnavailable(
+                f"the writer of {self._link.directory} was stopped on purpose and did not hang up in time; nothing was "
+                "appended by this call"
+            )
 
     def _wait_for_room(self, length: int, deadline: float) -> None:
         def roomy() -> bool:
@@ -220,20 +248,29 @@ class Client:
         done = lane.done.load(shm.SEQ_CST)
         if done == self._seen:
             return
-        pending, ticket, slots = self._pending, None, range(self._seen, done)
-        for slot in slots:
-            last, status, first, count, term, detail = lane.completion(slot)
-            while pending and pending[0].sequence <= last:
-                ticket = pending.popleft()
-                if ticket._meaning is None and status == layout.OK:
-                    ticket._value = range(first, first + count)
-                    first += count
-                elif ticket._meaning is not None and status in (layout.OK, layout.MISMATCH):
-                    ticket._value = ticket._meaning((status, first, count, term, detail))
-                else:
-                    ticket._error = self._refusal(ticket, (status, first, count, term, detail))
-                ticket._body = b""
-                ticket._done = True
+        pending, ticket, slot, first = self._pending, None, self._seen, 0
+        slots = range(slot, done)
+        try:
+            for slot in slots:
+                first = 0
+                last, status, first, count, term, detail = lane.completion(slot)
+                first, self._resume_at = self._resume_at or first, 0
+                while pending and pending[0].sequence <= last:
+                    ticket = pending[0]
+                    if ticket._meaning is None and status == layout.OK:
+                        ticket._value = range(first, first + count)
+                        first += count
+                    elif ticket._meaning is not None and status in (layout.OK, layout.MISMATCH):
+                        ticket._value = ticket._meaning((status, first, count, term, detail))
+                    else:
+                        ticket._error = self._refusal(ticket, (status, first, count, term, detail))
+                    ticket._body = b""
+                    ticket._done = True
+                    pending.popleft()
+        except BaseException:
+            # A signal, let in at a call: not between `first += count` and popleft(), so who comes next goes on here.
+            self._seen, self._resume_at = slot, first or self._resume_at
+            raise
         self._seen = done
         if ticket is not None:
             lane.reap(ticket.sequence, ticket._cursor)
@@ -278,7 +315,7 @@ class Client:
         """Send again, in order and under the old sequences, whatever has no answer."""
         with self._lock:
             self._lane = lane
-            self._seen = 0
+            self._seen = self._resume_at = 0
             for ticket in self._pending:
                 ticket._cursor = lane.put(ticket._head, ticket._body)
             self._straight = straight_way(self, self._link, lane)

@@ -15,7 +15,6 @@ from crc32c import crc32c
 
 from . import layout, shm, wakeup
 from .layout import FLAG_TERM_GIVEN, SUBMISSION
-from .protocol import BELL
 from .ticket import Ticket
 
 if TYPE_CHECKING:
@@ -23,15 +22,16 @@ if TYPE_CHECKING:
     from .lane import LaneProducer
     from .link import Link
 
-Straight = Callable[[bytes, int, int | None, float | None], Ticket[range] | None]
+Straight = Callable[[bytes, int, int | None, float], Ticket[range] | None]
 
 
 def straight_way(client: Client, link: Link, lane: LaneProducer) -> Straight | None:
-    """``way(body, count, term, timeout)`` for one connection: its ticket, or None if nothing was done.
+    """``way(body, count, term, deadline)`` for one connection: its ticket, or None if nothing was done.
 
-    The ticket may wait still: then the general way goes on.
+    The ticket may wait still: then the general way goes on, until the same deadline.  Of a batch the caller has
+    compared its longest entry with the limit.
     """
-    view, sock, sleeper, waiters = link.view, link._sock, link._sleeper, link._waiters
+    view, sock, sleeper = link.view, link._sock, link._sleeper
     if view is None or sock is None or sleeper is None:
         return None
     control = view.control
@@ -40,48 +40,53 @@ def straight_way(client: Client, link: Link, lane: LaneProducer) -> Straight | N
     )  # fmt: skip
     lock, pending, done, completion = client._lock, client._pending, lane.done.load, lane.completion
     entry_limit, batch_limit = view.config.entry_bytes_limit, view.config.batch_bytes_limit
-    ring, receive, alone, era = wakeup.ring_bell, wakeup.receive_now, waiters.alone, link.era
+    ring, alone, heard, era = wakeup.ring_bell, link._waiters.alone, link._heard, link.era
 
-    def way(body: bytes, count: int, term: int | None, timeout: float | None) -> Ticket[range] | None:
+    def way(body: bytes, count: int, term: int | None, deadline: float) -> Ticket[range] | None:
         length = layout.SUBMISSION_BYTES + len(body)
         # SEQ_CST, as in Client: the level, and whether the writer was stopped, are looked at before the submission.
-        if len(body) > (entry_limit if count == 1 else batch_limit) or pressure(shm.SEQ_CST) >= layout.LEVEL_HARD:
+        # `pending` without the lock is a guess, which saves the work that follows; the lock tells.
+        if (
+            pending or len(body) > (entry_limit if count == 1 else batch_limit)
+            or pressure(shm.SEQ_CST) >= layout.LEVEL_HARD or state(shm.RELAXED) != layout.STATE_RUNNING
+        ):  # fmt: skip
             return None
-        deadline = wakeup.deadline_of(timeout)
+        sequence = client._next_sequence
+        flags, given = (0, 0) if term is None else (FLAG_TERM_GIVEN, term)
+        ticket: Ticket[range] = Ticket(client, era)
+        ticket.sequence, ticket._body = sequence, body
+        ticket._head = SUBMISSION.pack(
+            len(body), layout.SUBMIT_APPEND, flags, count, crc32c(body), given, sequence, 0, 0
+        )
         with lock:
-            # Under the lock the lane can be exchanged by nobody, and nobody else submits.
-            usual = client._lane is lane and not pending and lane.tail + length - lane.freed <= lane.lane_bytes
-            if not usual or state(shm.RELAXED) != layout.STATE_RUNNING:
+            # Under the lock the lane can be exchanged by nobody, and nobody else submits.  As in Client.put: no call
+            # between the look and `pending`, so no signal comes between them.
+            if (
+                client._lane is not lane or client._next_sequence != sequence or pending
+                or lane.tail + length - lane.freed > lane.lane_bytes
+            ):  # fmt: skip
                 return None
-            sequence, seen = client._next_sequence, client._seen
+            seen, ticket._cursor = client._seen, lane.tail + length
             client._next_sequence = sequence + 1
-            ticket: Ticket[range] = Ticket(client, era)
-            ticket.sequence, ticket._body = sequence, body
-            flags, given = (0, 0) if term is None else (FLAG_TERM_GIVEN, term)
-            ticket._head = SUBMISSION.pack(
-                len(body), layout.SUBMIT_APPEND, flags, count, crc32c(body), given, sequence, 0, 0
-            )
             pending.append(ticket)  # from here on a writer's death, or an exception, finds it as any other ticket
-            ticket._cursor = lane.put(ticket._head, body)
+            lane.put(ticket._head, body)
         # SEQ_CST load after the SEQ_CST store of the lane's cursor: see Link.ring_writer.
         if asleep(shm.SEQ_CST):
             ring(sock)
-        spin = spin_ns(shm.RELAXED) and link._spin_seconds(layout.WANTS_ANSWERS)
-        if alone(done, seen, spin, deadline, sleeper, lane):
-            data = receive(sock)
-            if data != BELL:
-                link._heard(sock, data)
+        alone(done, seen, spin_ns(shm.RELAXED) and link._spin_seconds(layout.WANTS_ANSWERS), deadline, sleeper, lane,
+              sock, heard)  # fmt: skip
         posted = done(shm.SEQ_CST)  # also ACQUIREs the completion slots written before it
         if posted == seen:
             return ticket
         with lock:
-            if posted == seen + 1 and client._seen == seen and client._lane is lane:
+            if posted == seen + 1 and client._seen == seen and client._lane is lane and not client._resume_at:
                 last, status, first, each, _, _ = completion(seen)
                 if last == sequence and status == layout.OK:
-                    client._seen = posted
-                    pending.popleft()  # ours: nothing was pending before it, and it has the lowest sequence
-                    ticket._value, ticket._body, ticket._done = range(first, first + each), b"", True
+                    ticket._value = range(first, first + each)
                     lane.reap(sequence, ticket._cursor)
+                    # As in Client._reap, no call between these: until the last of them, the slot is read again.
+                    ticket._body, ticket._done, client._seen = b"", True, posted
+                    pending.popleft()  # ours: nothing was pending before it, and it has the lowest sequence
                     return ticket
             client._reap()
         return ticket

@@ -9,6 +9,7 @@ from typing import Any
 from . import layout, shm, wakeup
 from .lane import Seat
 from .patience import Patience
+from .protocol import BELL
 
 Ready = Callable[[], bool]
 SLEEP_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
@@ -43,82 +44,85 @@ class Waiters:
         ``hear(sock)`` takes what arrived, and may find that the writer hung up.  ``spin``: seconds the leader looks
         before it sleeps; worth it only where nobody else needs the core.
         """
-        with self._mutex:
-            leads = not self._led
-            if leads:
-                self._led = True
-            else:
-                follower = (ready, threading.Event(), wants)
-                self._followers.append(follower)
-                if self._armed and self._seat is not None:
-                    self._arm(self._seat, self._armed | wants)
-        if leads:
-            if not (spin and self._luck.looks() and self._spin(ready, spin)):
-                self._lead(ready, timeout, wants, seat, sleeper, sock, hear)
-            return
+        leads, follower = False, None
         try:
-            if not ready():  # again, after the bits were armed: what came before them rang no bell
+            with self._mutex:
+                if not self._led:
+                    leads = self._led = True
+                else:
+                    follower = (ready, threading.Event(), wants)
+                    self._followers.append(follower)
+                    if self._armed and self._seat is not None:
+                        self._arm(self._seat, self._armed | wants)
+            if follower is None:
+                if not (spin and self._luck.looks() and self._spin(ready, spin)):
+                    self._lead(ready, timeout, wants, seat, sleeper, sock, hear)
+            elif not ready():  # again, after the bits were armed: what came before them rang no bell
                 follower[1].wait(max(timeout, 0.0))
         finally:
-            with self._mutex:
-                if follower in self._followers:
-                    self._followers.remove(follower)
+            if leads:
+                # A bare store, before any call that a signal could interrupt: a lead that nobody has is never handed
+                # over.  Whoever saw it taken is among the followers when _hand_over has the mutex.
+                self._led = False
+                self._hand_over()
+            elif follower is not None:
+                with self._mutex:
+                    if follower in self._followers:
+                        self._followers.remove(follower)
 
     def alone(
         self, word: Callable[[int], int], seen: int, spin: float, deadline: float, sleeper: wakeup.Sleeper, seat: Seat,
-    ) -> bool:  # fmt: skip
+        sock: Any, heard: Callable[[Any, bytes | None], None],
+    ) -> None:  # fmt: skip
         """:meth:`turn` for answers, in one go: wait once while ``word(order)`` is ``seen``, if nobody else waits.
 
-        True: the socket has something to hear.  Whether the word has changed, the caller looks in any case.
+        ``heard(sock, data)`` takes what arrived and is no bell.  Afterwards the caller looks at the word in any case.
         """
-        wants = seat.wants.store
         if spin and self._luck.looks():
-            until = wakeup.now() + spin
+            # Not as the leader: several threads may look at once, each at its own word.  Their luck is common; it is
+            # a guess, and between its loads and stores is no call at which Python would change threads.
+            until = min(wakeup.now() + spin, deadline)
             while word(shm.SEQ_CST) == seen:
                 if wakeup.now() >= until:
                     self._luck.learn(lucky=False)
                     break
             else:
                 self._luck.learn(lucky=True)
-                return False
-        with self._mutex:
-            if self._led or self._followers:
-                return False
-            self._led = True
-            self._sleeps = sleeps = self._sleeps + 1
-            self._seat, self._armed = seat, sleeps << 2 | layout.WANTS_ANSWERS
-            wants(self._armed, shm.SEQ_CST)  # as in _arm
-        arrived = True
+                return
+        wants, leads = seat.wants.store, False
         try:
-            # The re-check after arming, as in _lead.  Who comes to wait behind us now arms its bits, and looks itself.
-            arrived = word(shm.SEQ_CST) == seen and sleeper.sleep(min(deadline - wakeup.now(), SLEEP_SECONDS_MAX))
             with self._mutex:
-                wants(0, shm.SEQ_CST)
+                if self._led or self._followers:
+                    return
+                leads = self._led = True
+                self._sleeps = sleeps = self._sleeps + 1
+                self._seat, self._armed = seat, sleeps << 2 | layout.WANTS_ANSWERS
+                wants(self._armed, shm.SEQ_CST)  # as in _arm
+            # The re-check after arming, as in _lead.  Who comes to wait behind us now arms its bits, and looks itself.
+            if word(shm.SEQ_CST) == seen and sleeper.sleep(min(deadline - wakeup.now(), SLEEP_SECONDS_MAX)):
+                data = wakeup.receive_now(sock)  # while we lead: later it could be the next leader's bell
+                if data != BELL:
+                    heard(sock, data)
+            with self._mutex:
                 self._armed = 0
+                wants(0, shm.SEQ_CST)
                 if not self._followers:
-                    self._led = False
-                    return arrived
+                    leads = self._led = False
         except (OSError, ValueError):
-            pass  # the socket or the seat was closed under us: the caller hears it
-        except BaseException:
-            self._hand_over()
-            raise
-        self._hand_over()
-        return arrived
+            heard(sock, wakeup.receive_now(sock))  # as in _lead
+        finally:
+            if leads:
+                self._led = False  # as in turn
+                self._hand_over()
 
     def _spin(self, ready: Ready, seconds: float) -> bool:
-        """Look for a while without sleeping; True if the condition came true (then leadership is handed over)."""
-        try:
-            until = wakeup.now() + seconds
-            while not ready():
-                if wakeup.now() >= until:
-                    self._luck.learn(lucky=False)
-                    return False
-        except BaseException:
-            self._hand_over()
-            raise
+        """Look for a while without sleeping; True if the condition came true."""
+        until = wakeup.now() + seconds
+        while not ready():
+            if wakeup.now() >= until:
+                self._luck.learn(lucky=False)
+                return False
         self._luck.learn(lucky=True)
-        self._hand_over()
         return True
 
     def _lead(
@@ -139,8 +143,6 @@ class Waiters:
             hear(sock)
         except (OSError, ValueError):
             hear(sock)  # the socket or the seat was closed under us, or ready() raised: the caller looks again
-        finally:
-            self._hand_over()
 
     def _arm(self, seat: Seat, value: int) -> None:
         """Store the sleep flag.  The mutex is held, so one thread of this process writes it at a time.
@@ -157,9 +159,8 @@ class Waiters:
         return any(_has_news(ready) for ready, _, _ in followers)
 
     def _hand_over(self) -> None:
-        """The leader leaves: wake those whose condition came true, and one more to lead."""
+        """The leader has left: wake those whose condition came true, and one more to lead."""
         with self._mutex:
-            self._led = False
             if not self._followers:
                 return
             followers = list(self._followers)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from raftlog_mp import layout, shm
-from raftlog_mp.lane import LaneConsumer, LaneProducer, Seat
+from raftlog_mp.lane import APART_BYTES, LaneConsumer, LaneProducer, Seat
 
 LANE_BYTES = 1000
 
@@ -38,6 +38,29 @@ def test_submissions_arrive_whole_wherever_they_wrap(lane: Lane) -> None:
         assert consumer.copy(consumer.head, tail) == data
         consumer.head = tail
         producer.reap(0, end)
+
+
+@pytest.mark.parametrize("lane_bytes", [2 * APART_BYTES + 101, 1 << 16])
+def test_head_and_body_arrive_as_one_wherever_they_wrap(lane_bytes: int) -> None:
+    """In one piece, in two, and apart: amid the head, between the two, amid the body, and at the lane's very end."""
+    fd, mapping = shm.create_memfd("raftlog-test", layout.lane_file_bytes(lane_bytes))
+    consumer, chooser = LaneConsumer(mapping, lane_bytes), random.Random(7)
+    producer = LaneProducer(shm.map_memfd(fd))
+    ends = set[int]()
+    for turn in range(2_000):
+        head, left = chooser.randbytes(layout.SUBMISSION_BYTES), lane_bytes - producer.tail % lane_bytes
+        exact = left - len(head) if turn % 2 and left >= len(head) else 0
+        size = chooser.choice([0, 1, 100, APART_BYTES - len(head) - 1, APART_BYTES - len(head), APART_BYTES])
+        body = chooser.randbytes(exact if 0 < exact <= APART_BYTES else size)
+        end = producer.put(head, body)
+        assert consumer.tail.load(shm.ACQUIRE) == end == consumer.head + len(head) + len(body)
+        assert consumer.copy(consumer.head, end) == head + body
+        consumer.head = end
+        producer.reap(0, end)
+        ends.add(end % lane_bytes)
+    assert 0 in ends, "some ended with the lane"
+    producer.close()
+    consumer.close()
 
 
 def test_room_counts_what_was_not_answered_yet(lane: Lane) -> None:

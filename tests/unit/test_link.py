@@ -28,6 +28,8 @@ from .journals import kill, open_log, small_config
 PATIENCE_S = 30.0
 FILES = Files()
 Reply = Callable[["Greeter", socket.socket], None]
+Starts = dict[str, Any]
+
 
 class Greeter:
     """The writer's end of the socket, by hand: every connection is greeted as the next reply says."""
@@ -98,9 +100,6 @@ def connected(greeter: Greeter, *replies: Reply, **options: Any) -> tuple[Link, 
     mine = Link(greeter.directory, READER, files=FILES, **options)
     mine.ensure(FOREVER)
     return mine, greeter.peer()
-
-
-Starts = dict[str, Any]
 
 
 @pytest.fixture
