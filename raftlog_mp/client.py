@@ -20,7 +20,7 @@ from .bodies import pack_body
 from .lane import LaneProducer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, WANTS_ANSWERS, WANTS_PROGRESS
 from .link import Link
-from .straight import Straight, straight_way
+from .straight import Straight, Submit, straight_submit, straight_way
 from .ticket import Ticket
 from .wakeup import deadline_of
 
@@ -49,6 +49,7 @@ class Client:
         self._pending: deque[Ticket[Any]] = deque()
         self._lane: LaneProducer | None = None
         self._straight: Straight | None = None  # of this lane
+        self.submit_one: Submit | None = None
 
     # ------------------------------------------------------------ submitting
     def append(self, payloads: Iterable[Payload], term: int | None, timeout: float | None) -> range:
@@ -319,12 +320,13 @@ class Client:
             for ticket in self._pending:
                 ticket._cursor = lane.put(ticket._head, ticket._body)
             self._straight = straight_way(self, self._link, lane)
+            self.submit_one = straight_submit(self, self._link, lane)
 
     def _on_lost(self) -> None:
         """The connection ended.  Answers that were posted before are still in the old lane: they count."""
         with self._lock:
             self._reap()
-            self._lane = self._straight = None
+            self._lane = self._straight = self.submit_one = None
 
     def close(self) -> None:
         """Let go of the writer's view; tickets without an answer stay without one."""

@@ -20,7 +20,7 @@ from .files import Files, join
 from .lane import LaneProducer, Seat
 from .protocol import PROTOCOL_VERSION, Parser, ProtocolError, pack_message
 from .view import View
-from .waiters import Waiters
+from .waiters import SLEEP_SECONDS_MAX, Waiters
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ RETRY_SECONDS_MAX = 0.25
 NO_WRITER = "no writer runs"
 GREETING_SECONDS = 2.0  # that a mere look for a writer waits for one that is there and does not answer
 MUTE_SECONDS = 1.0  # before it is looked for again
-WAIT_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
 SPIN_SECONDS_SHARED = 50e-6  # at most, where other threads want the interpreter, and for what may be long in coming
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -297,9 +296,9 @@ class Link:
             seat, sleeper, sock = self.seat, self._sleeper, self._sock
             if sock is None or seat is None or sleeper is None:
                 with contextlib.suppress(errors.WriterUnavailable):  # the loop looks at its own deadline
-                    self.ensure(min(deadline, wakeup.now() + WAIT_SECONDS_MAX))
+                    self.ensure(min(deadline, wakeup.now() + SLEEP_SECONDS_MAX))
                 continue
-            timeout = min(deadline - wakeup.now(), WAIT_SECONDS_MAX)
+            timeout = min(deadline - wakeup.now(), SLEEP_SECONDS_MAX)
             self._waiters.turn(ready, timeout, wants, seat, sleeper, sock, self._hear, self._spin_seconds(wants))
         self._waiters.pass_on()
         return True

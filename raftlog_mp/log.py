@@ -54,6 +54,11 @@ class Log(LogReader):
 
         Waits only for room in this handle's lane, up to the handle's timeout, then raises :class:`Backpressure`.
         """
+        if term is None and type(payloads) is list and len(payloads) == 1 and type(payloads[0]) is bytes:
+            submit_one = self._client.submit_one
+            ticket = submit_one(payloads[0]) if submit_one is not None and not self._link.closed else None
+            if ticket is not None:
+                return ticket
         self._link.check_open()
         check_term(term)
         return self._client.submit(payloads, term, self._timeout)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .link import Link
 
 Straight = Callable[[bytes, int, int | None, float], Ticket[range] | None]
+Submit = Callable[[bytes], Ticket[range] | None]
 
 
 def straight_way(client: Client, link: Link, lane: LaneProducer) -> Straight | None:
@@ -92,3 +93,48 @@ def straight_way(client: Client, link: Link, lane: LaneProducer) -> Straight | N
         return ticket
 
     return way
+
+
+def straight_submit(client: Client, link: Link, lane: LaneProducer) -> Submit | None:
+    """``submit(body)`` for one connection: the ticket of one entry put into the lane, or None if nothing was done.
+
+    For who does not wait: others of the handle may be under way.
+    """
+    view, sock = link.view, link._sock
+    if view is None or sock is None:
+        return None
+    state, pressure, asleep = (
+        view.control.state.load, view.control.pressure_level.load, view.control.writer_sleeping.load,
+    )  # fmt: skip
+    lock, pending, limit = client._lock, client._pending, view.config.entry_bytes_limit
+    ring, era = wakeup.ring_bell, link.era
+
+    def submit(body: bytes) -> Ticket[range] | None:
+        size = len(body)
+        length = layout.SUBMISSION_BYTES + size
+        # As in `way`: the level, and whether the writer was stopped, are looked at before the submission.
+        if size > limit or pressure(shm.SEQ_CST) >= layout.LEVEL_HARD or state(shm.RELAXED) != layout.STATE_RUNNING:
+            return None
+        ticket: Ticket[range] = Ticket(client, era)
+        crc = crc32c(body)
+        with lock:
+            sequence = client._next_sequence
+            ticket.sequence, ticket._body = sequence, body
+            ticket._head = SUBMISSION.pack(size, layout.SUBMIT_APPEND, 0, 1, crc, 0, sequence, 0, 0)
+            waiting = len(pending)
+            # As in Client.put: no call between this look and `pending`, so no signal comes between them.
+            if (
+                client._lane is not lane or client._next_sequence != sequence or waiting >= layout.COMPLETION_SLOTS
+                or lane.tail + length - lane.freed > lane.lane_bytes
+            ):  # fmt: skip
+                return None
+            ticket._cursor = lane.tail + length
+            client._next_sequence = sequence + 1
+            pending.append(ticket)
+            lane.put(ticket._head, body)
+        # SEQ_CST load after the SEQ_CST store of the lane's cursor: see Link.ring_writer.
+        if asleep(shm.SEQ_CST):
+            ring(sock)
+        return ticket
+
+    return submit

@@ -46,9 +46,10 @@ class Ticket(Generic[T]):
         Raises the reason if it was refused, :class:`AppendTimeout` if the time ran out (the ticket stays alive),
         :class:`LogClosed` if the handle was closed or belongs to a parent.
         """
-        deadline = deadline_of(check_timeout(timeout))
+        if timeout is not None:
+            timeout = check_timeout(timeout)
         if not self._done:
-            self._client.await_ticket(self, deadline)
+            self._client.await_ticket(self, deadline_of(timeout))
         if self._error is not None:
             raise self._error
         return self._value

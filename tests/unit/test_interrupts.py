@@ -59,6 +59,13 @@ def general(bench: Bench, number: int) -> tuple[bool, list[Any]]:
     return Interrupt(number).run(lambda: bench.client.append_one(b"x", 30.0)), [first]
 
 
+def submitted(bench: Bench, number: int) -> tuple[bool, list[Any]]:
+    """Put into the lane and not waited for, behind others."""
+    first, submit_one = bench.client.submit([b"pending"], None, 0.0), bench.client.submit_one
+    assert submit_one is not None
+    return Interrupt(number).run(lambda: submit_one(b"x")), [first]
+
+
 def several(bench: Bench, number: int) -> tuple[bool, list[Any]]:
     """Three in one slot, and one in the next: amid them the answers must not go to the wrong tickets."""
     tickets = [bench.client.submit([b"%d" % n] * (1 + n // 3), None, 0.0) for n in range(4)]
@@ -92,7 +99,7 @@ def check(bench: Bench, tickets: list[Any], number: int) -> None:
     assert bench.at_rest(), number
 
 
-@pytest.mark.parametrize("way", [straight, general, several, beside])
+@pytest.mark.parametrize("way", [straight, general, submitted, several, beside])
 def test_an_interrupt_at_any_place(monkeypatch: pytest.MonkeyPatch, way: Callable[..., tuple[bool, list[Any]]]) -> None:
     """The submission stays pending like any other, every lead and lock is given back, and the handle goes on."""
     number, interrupted = 0, True
