@@ -88,15 +88,14 @@ class LaneProducer(Seat):
         """Whether a submission of ``length`` bytes fits beside those whose completion is not read yet."""
         return self.tail + length - self.freed <= self.lane_bytes
 
-    def _write(self, data: bytes) -> None:
-        low = LANE_DATA_OFFSET + self.tail % self.lane_bytes
+    def _write(self, cursor: int, data: bytes) -> None:
+        low = LANE_DATA_OFFSET + cursor % self.lane_bytes
         room = LANE_DATA_OFFSET + self.lane_bytes - low
         if len(data) <= room:
             self._data[low : low + len(data)] = data
         else:
             self._data[low : low + room] = data[:room]
             self._data[LANE_DATA_OFFSET : LANE_DATA_OFFSET + len(data) - room] = data[room:]
-        self.tail += len(data)
 
     def put(self, head: bytes, body: bytes = b"") -> int:
         """Write one submission and publish it; returns the cursor after it."""
@@ -104,10 +103,10 @@ class LaneProducer(Seat):
         if length < APART_BYTES and low + length <= self.lane_bytes:
             low += LANE_DATA_OFFSET
             self._data[low : low + length] = head + body
-            self.tail += length
         else:
-            self._write(head)
-            self._write(body)
+            self._write(self.tail, head)
+            self._write(self.tail + len(head), body)
+        self.tail += length  # in one step: an interrupt before it leaves nothing behind that the next would follow
         # SEQ_CST: publishes the bytes above (it includes RELEASE) and is the cursor of the doorbell: after it
         # the client loads `writer_sleeping`; the writer stores that flag, then loads every `tail`.
         self._tail_cell.store(self.tail, shm.SEQ_CST)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 
 from raftlog_mp import layout, shm, wakeup
 from raftlog_mp.bodies import unpack_body
@@ -109,9 +110,11 @@ class Bench(Link):
         lane, found = self.lane, list[tuple[int, int, int, int, bytes]]()
         while lane.head < lane.tail.load(shm.SEQ_CST):
             head = lane.copy(lane.head, lane.head + SUBMISSION_BYTES)
-            length, _, flags, count, _, term, sequence, *_ = SUBMISSION.unpack(head)
+            length, _, flags, count, crc, term, sequence, *_ = SUBMISSION.unpack(head)
             lane.head += SUBMISSION_BYTES + length
-            found.append((sequence, count, flags, term, lane.copy(lane.head - length, lane.head)))
+            body = lane.copy(lane.head - length, lane.head)
+            assert crc32c(body) == crc, f"submission {sequence} is not whole"
+            found.append((sequence, count, flags, term, body))
         return found
 
     def serve(self) -> None:

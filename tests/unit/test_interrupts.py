@@ -14,7 +14,7 @@ import pytest
 from support.processes import wait_until
 
 import raftlog_mp as rl
-from raftlog_mp import client
+from raftlog_mp import client, lane
 
 from .answering import LANE_BYTES, Bench
 from .journals import small_config
@@ -51,6 +51,15 @@ class Interrupt:
 
 def straight(bench: Bench, number: int) -> tuple[bool, list[Any]]:
     return Interrupt(number).run(lambda: bench.client.append_one(b"x", 30.0)), []
+
+
+def apart(bench: Bench, number: int) -> tuple[bool, list[Any]]:
+    """Head and body are written one after the other, as of large ones."""
+    before, lane.APART_BYTES = lane.APART_BYTES, 0
+    try:
+        return general(bench, number)
+    finally:
+        lane.APART_BYTES = before
 
 
 def general(bench: Bench, number: int) -> tuple[bool, list[Any]]:
@@ -99,7 +108,7 @@ def check(bench: Bench, tickets: list[Any], number: int) -> None:
     assert bench.at_rest(), number
 
 
-@pytest.mark.parametrize("way", [straight, general, submitted, several, beside])
+@pytest.mark.parametrize("way", [straight, general, apart, submitted, several, beside])
 def test_an_interrupt_at_any_place(monkeypatch: pytest.MonkeyPatch, way: Callable[..., tuple[bool, list[Any]]]) -> None:
     """The submission stays pending like any other, every lead and lock is given back, and the handle goes on."""
     number, interrupted = 0, True
