@@ -18,39 +18,41 @@ class _Shares:
     """The reserve in one measure: bytes of records, or entries."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.share = self.kept = 0
-        self._used: dict[Peer, int] = {}
-        self._total = 0
+        self._limit = self._line = limit  # the reserve is what lies between the line and the limit
+        self._share = 0
+        self._used: dict[Peer, int] = {}  # since less than that was taken
 
-    def divide(self, clients: int) -> None:
-        """So many are connected.  What was used stays used."""
-        self.share = self.limit // RESERVE_PART // clients if clients > 1 else 0
-        self.kept = self.share * clients
+    @property
+    def in_use(self) -> bool:
+        """Whether anybody has used any of it."""
+        return bool(self._used)
+
+    def divide(self, clients: int) -> int:
+        """So many are connected, and what was used stays used; returns the size of the reserve."""
+        self._share = self._limit // RESERVE_PART // clients if clients > 1 else 0
+        self._line = self._limit - self._share * clients
+        return self._limit - self._line
 
     def settle(self, taken: int) -> None:
-        """So much waits for a flush: if that is all outside the reserve, nobody has used any of it."""
-        if self._used and taken <= self.limit - self.kept:
+        """So much waits for a flush: if that is all below the line, nobody has used any of the reserve."""
+        if taken <= self._line:
             self._used.clear()
-            self._total = 0
 
     def spared(self, peer: Peer, taken: int) -> int:
-        """How much of the room the peer has to leave: what the others have not used of their shares.
+        """How much of the room the peer has to leave: it may go beyond the line, or what is taken, by what it has left.
 
-        None of it while no more than half of the room is taken: so the largest batch gets in as without a reserve,
-        as of two flushes that follow one another, one leaves no more than half.
+        None of it while no more than half of the room is taken: so the largest batch gets in as without a reserve, as
+        of two flushes that follow one another, one leaves no more than half.
         """
-        if taken <= self.limit // 2:
+        if taken <= self._limit // 2:
             return 0
-        return max(0, self.kept - self.share - self._total + self._used.get(peer, 0))
+        return max(0, self._limit - max(taken, self._line) - self._share + self._used.get(peer, 0))
 
     def charge(self, peer: Peer, before: int, after: int) -> None:
         """The peer has taken that much."""
-        over = after - max(before, self.limit - self.kept)
+        over = after - max(before, self._line)
         if over > 0:
-            used = self._used.get(peer, 0)
-            self._used[peer] = max(used, min(self.share, used + over))
-            self._total += self._used[peer] - used
+            self._used[peer] = self._used.get(peer, 0) + over
 
 
 class Reserve:
@@ -61,21 +63,20 @@ class Reserve:
         self._on = config.strategy == PersistenceStrategy.MEM_FIRST
         self._bytes, self._entries = _Shares(config.buffered_bytes_limit), _Shares(config.max_buffered_entries or 0)
         self._clients = 0
-        self.divided = False  # there is something to share, and more than one to share it
         self._before = 0, 0
+        self._touched = False
+        self.divided = False  # more than one is there to share it
 
     def look(self, clients: int) -> None:
         """At the begin of a round: so many are connected."""
         if clients != self._clients and self._on:
-            self._clients = clients
-            self._bytes.divide(clients)
-            self._entries.divide(clients)
-            self.divided = clients > 1
-            self._journal.keep(self._bytes.kept, self._entries.kept)
-        if self.divided:
+            self._clients, self.divided = clients, clients > 1
+            self._journal.keep(self._bytes.divide(clients), self._entries.divide(clients))
+        if self._touched:
             taken, entries = self._taken()
             self._bytes.settle(taken)
             self._entries.settle(entries)
+            self._touched = self._bytes.in_use or self._entries.in_use
 
     def enter(self, peer: Peer) -> None:
         """Before a submission of the peer is decided."""
@@ -87,6 +88,7 @@ class Reserve:
         taken, entries = self._taken()
         self._bytes.charge(peer, self._before[0], taken)
         self._entries.charge(peer, self._before[1], entries)
+        self._touched = self._bytes.in_use or self._entries.in_use
         self._journal.spared = 0, 0
 
     def _taken(self) -> tuple[int, int]:
