@@ -28,9 +28,11 @@ class _Shares:
         return bool(self._used)
 
     def divide(self, clients: int) -> int:
-        """So many are connected, and what was used stays used; returns the size of the reserve."""
+        """So many are connected, and what they used stays used; returns the size of the reserve."""
         self._share = self._limit // RESERVE_PART // clients if clients > 1 else 0
         self._line = self._limit - self._share * clients
+        if clients < 2:
+            self._used.clear()  # nobody is kept in mind for nothing
         return self._limit - self._line
 
     def settle(self, taken: int) -> None:
@@ -72,15 +74,13 @@ class Reserve:
         if clients != self._clients and self._on:
             self._clients, self.divided = clients, clients > 1
             self._journal.keep(self._bytes.divide(clients), self._entries.divide(clients))
-        if self._touched:
-            taken, entries = self._taken()
-            self._bytes.settle(taken)
-            self._entries.settle(entries)
-            self._touched = self._bytes.in_use or self._entries.in_use
 
     def enter(self, peer: Peer) -> None:
         """Before a submission of the peer is decided."""
         self._before = taken, entries = self._taken()
+        if self._touched:  # a flush may have ended, also in the middle of a round: a roll at once is one
+            self._bytes.settle(taken)
+            self._entries.settle(entries)
         self._journal.spared = self._bytes.spared(peer, taken), self._entries.spared(peer, entries)
 
     def leave(self, peer: Peer) -> None:

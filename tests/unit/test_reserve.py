@@ -171,6 +171,20 @@ def test_append_entries_keep_to_their_share(room: Room) -> None:
     assert room.intake.drain() and polite.answers()
 
 
+def test_a_batch_beyond_the_limit_itself_leaves_nobody_in_debt(make: Callable[..., Room]) -> None:
+    """It enters when nothing waits; a room too small to be shared is nobody's."""
+    room = make(max_buffered_entries=7)
+    batches, other = room.crowd(0, 0)
+    batches.submit(*[b"x"] * 20)
+    room.fill()
+    assert room.journal.unflushed_entries == 20
+    room.journal.flush()  # in the middle of a round, as a roll at once does it
+    for _ in range(2):
+        batches.submit(*[b"x"] * 3)
+    other.submit(b"y")
+    assert room.intake.drain() and not room.intake.blocked and room.journal.unflushed_entries == 7
+
+
 # ---------------------------------------------------------------- who loses nothing
 def test_a_client_alone_has_all_of_the_room(room: Room) -> None:
     room.crowd(1500)
