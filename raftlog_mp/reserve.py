@@ -20,7 +20,7 @@ class _Shares:
     def __init__(self, limit: int) -> None:
         self._limit = self._line = limit  # the reserve is what lies between the line and the limit
         self._share = 0
-        self._used: dict[Peer, int] = {}  # since less than that was taken
+        self._used: dict[Peer, int] = {}  # since more than the line is taken
 
     @property
     def in_use(self) -> bool:
