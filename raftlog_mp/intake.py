@@ -19,6 +19,7 @@ from .lane import Completion, LaneConsumer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, SUBMISSION_BYTES
 from .orders import Orders
 from .producers import APPENDED, FORGOTTEN
+from .reserve import Reserve
 from .sessions import Peer, Sessions
 
 VIEW_BYTES = 4096  # larger bodies are looked at in place, in our private copy; below, slicing is cheaper than a view
@@ -67,6 +68,7 @@ class Intake:
         self._entry_limit = self.config.entry_bytes_limit
         self._term_floor = max(journal.manifest.term_floor, 1)
         self.blocked = False  # a submission waits for room
+        self._reserve = Reserve(journal)
         self.oldest = 0.0  # when the oldest unflushed entry arrived
         self.owing: list[Peer] = []  # peers with answers that wait for a publish
         self.orders = Orders(journal, make_room)
@@ -74,10 +76,15 @@ class Intake:
         self._era, self._active = 0, 0  # of the count of clients that are at work
 
     def waiting(self) -> bool:
-        """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads)."""
+        """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads).
+
+        A lane whose next submission is known to wait for room counts again when the durable frontier has risen: to
+        look at it before would be in vain, and the sleeper would never sleep.  What comes behind it waits behind it.
+        """
+        durable = self.journal.durable
         for peer in self.sessions.clients:
             lane = peer.lane
-            if lane is not None and lane.tail.load(shm.SEQ_CST) != lane.head:
+            if lane is not None and lane.tail.load(shm.SEQ_CST) != lane.head and peer.blocked != (lane.head, durable):
                 return True
         return False
 
@@ -105,6 +112,7 @@ class Intake:
         """Take what the lanes hold, round robin with a byte budget; True if anything was taken."""
         moved, self.blocked = False, False
         clients, full = self.sessions.clients, []
+        self._reserve.look(len(clients))
         for peer in clients:
             lane = peer.lane
             if lane is not None:
@@ -172,9 +180,15 @@ class Intake:
             # A batch, a repetition, no room, or not acceptable: the careful way.
             run.close()
             source: Any = chunk if length < VIEW_BYTES else memoryview(chunk)
-            answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
+            if self._reserve.divided:
+                self._reserve.enter(peer)
+                answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
+                self._reserve.leave(peer)
+            else:
+                answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
             if answer is None:
-                self.blocked = True  # no room now: it stays in the lane, nothing is lost or dropped
+                # No room now: it stays in the lane, nothing is lost or dropped.
+                self.blocked, peer.blocked = True, (start + at, journal.durable)
                 break
             peer.answers.append(answer)
             peer.next_sequence += 1

@@ -95,6 +95,8 @@ class Pipeline:
         self._index_limit = 0  # first entry index beyond the active index
         self._open_end = self._open_index = 0
         self._buffered_limit = config.buffered_bytes_limit
+        self._kept = 0, 0
+        self.spared = 0, 0  # bytes and entries of the room that fits() leaves to others: see Reserve
         self.sync_seconds = 0.0  # of the newest sync
         self.dead: list[SegmentInfo] = []  # no longer listed; their files may go
         self.appends = self.entries = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
@@ -102,23 +104,30 @@ class Pipeline:
     # ------------------------------------------------------------ append
     def _open_gate(self) -> None:
         """Recompute what :meth:`room` says; after every change of the durable frontier or segment."""
-        self._open_end = min(self._limit, self.durable + self._buffered_limit)
+        kept_bytes, kept_entries = self._kept
+        self._open_end = min(self._limit, self.durable + self._buffered_limit - kept_bytes)
         if self.terms.short:
             self._open_end = 0  # needs_roll() is to look for space first
         entries = self.config.max_buffered_entries
         self._open_index = self._index_limit
         if entries is not None:
-            self._open_index = min(self._index_limit, self.durable_index + entries + 1)
+            self._open_index = min(self._index_limit, self.durable_index + entries + 1 - kept_entries)
+
+    def keep(self, kept_bytes: int, kept_entries: int) -> None:
+        """From now on :meth:`room` ends so far before the limits; who may go on from there, :meth:`fits` decides."""
+        self._kept = kept_bytes, kept_entries
+        self._open_gate()
 
     def fits(self, body_bytes: int, count: int) -> bool:
         """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
         if self.end == self.durable:
             return True  # nothing waits, and no batch is larger than half the ring
         unflushed = self.end + fmt.RECORD_BYTES + body_bytes - self.durable
-        if unflushed > self.config.buffered_bytes_limit:
+        spared_bytes, spared_entries = self.spared
+        if unflushed > self._buffered_limit - spared_bytes:
             return False
         limit = self.config.max_buffered_entries
-        return limit is None or self.unflushed_entries + count <= max(limit, count)
+        return limit is None or self.unflushed_entries + count <= max(limit - spared_entries, count)
 
     def needs_roll(self, body_bytes: int, count: int) -> bool:
         """Whether the record, or several, need a new segment.

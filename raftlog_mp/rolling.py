@@ -31,6 +31,7 @@ from .segment import SegmentWriter
 from .syncer import FlushJob
 from .terms import write_sealed_runs
 
+PRODUCER_BYTES = 40_000  # of one producer in the table that a segment begins with, at most: WINDOW x 37 and a little
 RETRY_SECONDS = 0.05  # before a roll that found no space is tried again in the background
 
 
@@ -130,7 +131,8 @@ class Rolling(NextSegment):
             return ready is not None
         if ready.error is not None or self.end == self.durable:
             return False
-        return not super().fits(body_bytes + fmt.RECORD_BYTES + self.ring.ring_bytes // 4, count)
+        head = fmt.RECORD_BYTES + min(self.ring.ring_bytes // 4, (1 + len(self.producers)) * PRODUCER_BYTES)
+        return not super().fits(body_bytes + head, count)
 
     def needs_roll(self, body_bytes: int, count: int) -> bool:
         """As :meth:`Pipeline.needs_roll`.  Raises :class:`DiskFull`, too, while a roll behind finds no space."""

@@ -43,6 +43,7 @@ class Peer:
         self.rung = 0  # the sleep that was rung last
         self.active_era = 0  # of the last count of clients at work that this one is in
         self.answers: list[Completion] = []
+        self.blocked = (-1, -1)  # where in its lane a submission waits for room, and the durable frontier then
         self.said_bye = False
 
     def ring(self, wanted: int) -> None:

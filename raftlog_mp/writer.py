@@ -142,7 +142,7 @@ class Writer:
             # Doorbell, sleeper's side: flag SEQ_CST, then every cursor SEQ_CST.  A client stores its cursor, then
             # loads the flag.  Either it sees the flag and rings, or we see its cursor here.
             self.control.writer_sleeping.store(1, shm.SEQ_CST)
-            if not self._intake.blocked and self._intake.waiting():
+            if self._intake.waiting():
                 seconds = 0.0
         ready = poller.wait(seconds)
         if seconds > 0:

@@ -45,7 +45,7 @@ def test_without_room_a_submission_stays_in_its_lane(bench: Bench) -> None:
     two.submit(b"other")
     before = state_of(bench)
     for _ in range(3):
-        assert not bench.intake.drain() and bench.intake.blocked and bench.intake.waiting()
+        assert not bench.intake.drain() and bench.intake.blocked and not bench.intake.waiting()
     assert one.answers() == two.answers() == [] and state_of(bench) == before
     assert bench.bad == []
     commit(bench.journal)

@@ -1,0 +1,41 @@
+"""A roll behind needs room for the head of the next segment: as much as that takes, and no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftlog_mp.config import KIB, MIB
+from raftlog_mp.producers import WINDOW, Producers
+from raftlog_mp.rolling import PRODUCER_BYTES
+
+from .journals import stop
+from .rolls import BODY, Appender, begin, do_at_once
+
+
+def test_a_roll_needs_room_for_the_producers_that_there_are(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the largest table that there may be: a quarter of the ring is more than is kept free by then."""
+    do_at_once(monkeypatch)
+    journal = begin(log_dir, segment_bytes=900 * KIB)
+    try:
+        one = Appender(journal)
+        while journal.end < 450 * KIB:
+            one()
+        journal.copy_to_ring()
+        journal.job = journal.make_job()  # which has the next segment prepared, and does not end
+        one.fill()
+        assert journal.end - journal.durable > MIB * 3 // 4
+        assert journal.fits(BODY, 1)
+        one()
+        assert journal._roll is not None
+        journal.job.run()
+        journal.finish_job()
+    finally:
+        stop(journal)
+
+
+def test_no_table_of_one_producer_is_larger_than_reckoned() -> None:
+    producers, large = Producers(), (1 << 64) - 1
+    for sequence in range(large - WINDOW, large):
+        producers.record(large, sequence, (large, large, large))
+    body = producers.snapshot(MIB)
+    assert len(producers) == 1 and WINDOW * 36 < len(body) <= PRODUCER_BYTES
