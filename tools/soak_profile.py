@@ -19,7 +19,6 @@ ENDS = {"alone": 0.25, "fast": 0.45, "slow": 0.80, "recovered": 1.0}
 FLOOD_BATCH, FLOOD_WINDOW = 16, 256
 EDGE_SECONDS = 0.75  # at the beginning of a phase: the change itself is no measure of the phase
 THROUGHPUT_SHARE, BACK_SHARE, BACK_SECONDS, POLITE_FACTOR = 0.80, 0.90, 1.0, 3.0
-ROOM_SHARE = 0.90  # the ring has room while less of it is unflushed
 RECORD_BYTES, ENTRY_BYTES = 88, 5  # around a batch, around an entry of it
 
 
@@ -60,7 +59,7 @@ def rows_of(run: Run, strategy: str) -> list[Row]:
     inside = [s for s in run.samples if slow.start_s + EDGE_SECONDS <= s.t < slow.end_s]
     return [
         memory_row(run), wait_row(run), throughput_row(run, series, strategy, inside),
-        polite_row(run, phases, inside, strategy), back_row(run, series, phases["recovered"].start_s),
+        polite_row(run, phases, strategy), back_row(run, series, phases["recovered"].start_s),
     ]  # fmt: skip
 
 
@@ -104,7 +103,7 @@ def throughput_row(run: Run, series: Series, strategy: str, inside: list[Sample]
     return Row(what, f"{found:,.0f} entries/s{reached}", wanted, found >= THROUGHPUT_SHARE * can_take > 0)
 
 
-def polite_row(run: Run, phases: dict[str, Phase], inside: list[Sample], strategy: str) -> Row:
+def polite_row(run: Run, phases: dict[str, Phase], strategy: str) -> Row:
     """The polite client among the flooding ones against itself alone."""
     records = run.records[POLITE]
     alone, slow = phases["alone"], phases["slow"]
@@ -114,11 +113,8 @@ def polite_row(run: Run, phases: dict[str, Phase], inside: list[Sample], strateg
     if before is None or loaded is None:
         return Row(what, "-", "not judged: it got no answers", None)
     found = f"{loaded:.1f} ms, alone {before:.1f} ms ({loaded / before:.1f} x)"
-    highest = max((s.unflushed_bytes for s in inside), default=0)
     if strategy != "mem_first":
         return Row(what, found, "not judged: promised for MemFirst only", None)
-    if highest >= ROOM_SHARE * run.limits.max_buffered_bytes:
-        return Row(what, found, "not judged: the ring had no room", None)
     return Row(what, found, f"under {POLITE_FACTOR:g} x", loaded < POLITE_FACTOR * before)
 
 
