@@ -32,6 +32,7 @@ from .syncer import FlushJob
 from .terms import write_sealed_runs
 
 PRODUCER_BYTES = 40_000  # of one producer in the table that a segment begins with, at most: WINDOW x 37 and a little
+FLOOD_PART = 8  # a flush of one such part of a segment: the rest may fill while the next one's file is made
 RETRY_SECONDS = 0.05  # before a roll that found no space is tried again in the background
 
 
@@ -177,10 +178,11 @@ class Rolling(NextSegment):
         """As :meth:`Pipeline.make_job`; while a roll is under way one of its two jobs."""
         roll = self._roll
         if roll is None:
-            job = super().make_job()
+            before, job = self.written, super().make_job()
             info = self.manifest.segments[-1]
             half = info.start + info.file_bytes // 2
-            if self.written >= half or self.next_index >= info.base_index + info.index_slots // 2:
+            flood = self.written - before >= info.file_bytes // FLOOD_PART
+            if flood or self.written >= half or self.next_index >= info.base_index + info.index_slots // 2:
                 self._prepare()
             return job
         assert self.segment is not None

@@ -9,7 +9,7 @@ from raftlog_mp.producers import WINDOW, Producers
 from raftlog_mp.rolling import PRODUCER_BYTES
 
 from .journals import stop
-from .rolls import BODY, Appender, begin, do_at_once
+from .rolls import BODY, Appender, begin, do_at_once, work
 
 
 def test_a_roll_needs_room_for_the_producers_that_there_are(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +39,20 @@ def test_no_table_of_one_producer_is_larger_than_reckoned() -> None:
         producers.record(large, sequence, (large, large, large))
     body = producers.snapshot(MIB)
     assert len(producers) == 1 and WINDOW * 36 < len(body) <= PRODUCER_BYTES
+
+
+@pytest.mark.parametrize("records", [1, 4])
+def test_after_a_large_flush_the_next_segment_is_made_at_once(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """What is left of this one may fill before it is half durable; where little comes, no file lies there unused."""
+    do_at_once(monkeypatch)
+    journal = begin(log_dir, segment_bytes=128 * KIB)  # an eighth: less than three records
+    try:
+        one = Appender(journal)
+        for _ in range(records):
+            one()
+        work(journal)
+        assert journal.written < 64 * KIB and (journal._prepared is not None) is (records == 4)
+    finally:
+        stop(journal)
