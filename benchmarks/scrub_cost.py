@@ -1,6 +1,6 @@
 """What the scrubber costs appends: the same appends with and without it, in turns, against one log of sealed segments.
 
-    python benchmarks/scrub_cost.py [--rounds 3] [--seconds 2] [--rates 0,1M,64M,1G]
+    python benchmarks/scrub_cost.py [--small] [--rounds 3] [--seconds 2] [--rates 0,1M,64M,1G]
 
 The rates take turns, each second round backwards.  A figure is the median of the rounds; the ratio beside it is the
 median of each round's ratio to its own first rate.
@@ -29,11 +29,11 @@ def config(strategy: str, rate: int) -> rl.LogConfig:
     return rl.LogConfig(strategy=kind, scrub_bytes_per_s=rate, segment_bytes=8 << 20, ring_bytes=8 << 20)
 
 
-def fill(path: str, strategy: str) -> None:
+def fill(path: str, strategy: str, entries: int) -> None:
     """A log of singles, the way pipelined appends leave them."""
     with rl.start_writer(path, config(strategy, 0)), rl.open_log(path) as log:
         tickets: list[rl.Ticket] = []
-        for _ in range(OLD_ENTRIES):
+        for _ in range(entries):
             tickets.append(log.submit([PAYLOAD]))
             if len(tickets) == 512:
                 tickets.pop().result()
@@ -67,11 +67,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rates", default="0,1M,64M,1G")
+    parser.add_argument("--small", action="store_true", help="a short run: that it works, not what it says")
     options = parser.parse_args()
+    entries = OLD_ENTRIES
+    if options.small:
+        entries, options.rounds, options.seconds = 600, 1, 0.05
     rates = [parse_rate(text) for text in options.rates.split(",")]
     for strategy in ("disk_first", "mem_first"):
         with tempfile.TemporaryDirectory() as folder:
-            fill(f"{folder}/log", strategy)
+            fill(f"{folder}/log", strategy, entries)
             found: dict[int, list[tuple[float, float, float, float]]] = {rate: [] for rate in rates}
             for number in range(options.rounds):
                 for rate in rates if number % 2 else reversed(rates):

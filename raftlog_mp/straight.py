@@ -1,8 +1,8 @@
 """The straight way of an append: nothing else of the handle is under way, and a writer is there.
 
 After a wait for the disk the caches are cold, and what an append costs is how much of Python it touches: each function,
-each object that it goes through.  Four clients on two cores, one append at a time, computed 64 to 82 us an append on the
-general way.  So the common case is one function over bound names; at the first thing that is not as usual it leaves
+each object that it goes through.  Four clients on two cores, one append at a time, computed 64 to 82 us an append on
+the general way.  So the common case is one function over bound names; at the first thing that is not as usual it leaves
 the rest to the general way, with nothing done, or with a ticket like any other.
 """
 
