@@ -45,8 +45,9 @@ def straight_way(client: Client, link: Link, lane: LaneProducer) -> Straight | N
 
     def way(body: bytes, count: int, term: int | None, deadline: float) -> Ticket[range] | None:
         length = layout.SUBMISSION_BYTES + len(body)
-        # SEQ_CST, as in Client: the level, and whether the writer was stopped, are looked at before the submission.
-        # `pending` without the lock is a guess, which saves the work that follows; the lock tells.
+        # The level SEQ_CST, as in Client._pressed.  The state is a mere hint, so RELAXED: what goes into the lane of a
+        # writer that has just stopped stays pending, and its hang-up tells.  `pending` without the lock is a guess,
+        # which saves the work that follows; the lock tells.
         if (
             pending or len(body) > (entry_limit if count == 1 else batch_limit)
             or pressure(shm.SEQ_CST) >= layout.LEVEL_HARD or state(shm.RELAXED) != layout.STATE_RUNNING
@@ -112,7 +113,7 @@ def straight_submit(client: Client, link: Link, lane: LaneProducer) -> Submit | 
     def submit(body: bytes) -> Ticket[range] | None:
         size = len(body)
         length = layout.SUBMISSION_BYTES + size
-        # As in `way`: the level, and whether the writer was stopped, are looked at before the submission.
+        # Level and state as in `way`.
         if size > limit or pressure(shm.SEQ_CST) >= layout.LEVEL_HARD or state(shm.RELAXED) != layout.STATE_RUNNING:
             return None
         ticket: Ticket[range] = Ticket(client, era)
