@@ -17,7 +17,7 @@ class Completions:
 
     def __init__(self, intake: Intake, sessions: Sessions, relief: Relief) -> None:
         self._intake, self._sessions, self._relief = intake, sessions, relief
-        self._late: list[Peer] | None = None  # answered, and not woken yet; None: neither they nor any frontier
+        self.late: list[Peer] | None = None  # answered, and not woken yet; None: neither they nor any frontier
 
     def post(self) -> None:
         """Everything up to here is published (and durable, if the strategy says so)."""
@@ -27,14 +27,14 @@ class Completions:
     def post_and_tell(self) -> None:
         """The same after a sync in this thread, and the frontiers that it raised; in a flood the bells come later."""
         if self._intake.bytes_waiting() >= FLOOD_BYTES:
-            self._late = (self._late or []) + self._put()
+            self.late = (self.late or []) + self._put()
             return
         self.post()
         self._sessions.ring_all()
 
     def ring_late(self) -> None:
         """The bells that a flood has put off; to be called before every wait."""
-        late, self._late = self._late, None
+        late, self.late = self.late, None
         if late is not None:
             for peer in late:
                 peer.ring(layout.WANTS_ANSWERS)

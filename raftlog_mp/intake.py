@@ -28,6 +28,7 @@ EVEN_FROM = 64  # payloads in a batch: below, decoding it is the cheaper proof
 # takes it all from one client lasts no longer than one that takes a share from each.
 DRAIN_BYTES = 256 * 1024
 DRAIN_BYTES_MIN = 16 * 1024  # of one lane
+GATHER_ROUNDS = 4  # looks at the lanes between the first submission and the fsync
 
 
 class _Run:
@@ -65,15 +66,14 @@ class Intake:
     def __init__(self, journal: Journal, sessions: Sessions, make_room: Callable[[], bool]) -> None:
         self.journal, self.sessions, self._make_room = journal, sessions, make_room
         self.control, self.config = journal.control, journal.config
-        self._entry_limit = self.config.entry_bytes_limit
-        self._term_floor = max(journal.manifest.term_floor, 1)
+        self.entry_limit = self.config.entry_bytes_limit
+        self.term_floor = max(journal.manifest.term_floor, 1)
         self.blocked = False  # a submission waits for room
-        self._reserve = Reserve(journal)
+        self.reserve = Reserve(journal)
         self.oldest = 0.0  # when the oldest unflushed entry arrived
         self.owing: list[Peer] = []  # peers with answers that wait for a publish
         self.orders = Orders(journal, make_room)
         self.resent = 0
-        self._era, self._active = 0, 0  # of the count of clients that are at work
 
     def waiting(self) -> bool:
         """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads).
@@ -103,16 +103,18 @@ class Intake:
         return found
 
     def count_active(self) -> int:
-        """Clients that submitted anything since the last call."""
-        active, self._active = self._active, 0
-        self._era += 1
+        """Clients of which anything was taken since the last call."""
+        active = 0
+        for peer in self.sessions.clients:
+            active += peer.next_sequence != peer.counted_sequence
+            peer.counted_sequence = peer.next_sequence
         return active
 
     def drain(self) -> bool:
         """Take what the lanes hold, round robin with a byte budget; True if anything was taken."""
         moved, self.blocked = False, False
         clients, full = self.sessions.clients, []
-        self._reserve.look(len(clients))
+        self.reserve.look(len(clients))
         for peer in clients:
             lane = peer.lane
             if lane is not None:
@@ -150,8 +152,6 @@ class Intake:
         if journal.next_index == journal.durable_index + 1:
             self.oldest = wakeup.now()
         self.owing.append(peer)
-        if peer.active_era != self._era:
-            peer.active_era, self._active = self._era, self._active + 1
         if start + size == tail and self._take_one(peer, chunk, size):
             lane.head = tail
             return True
@@ -180,10 +180,10 @@ class Intake:
             # A batch, a repetition, no room, or not acceptable: the careful way.
             run.close()
             source: Any = chunk if length < VIEW_BYTES else memoryview(chunk)
-            if self._reserve.divided:
-                self._reserve.enter(peer)
+            if self.reserve.divided:
+                self.reserve.enter(peer)
                 answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
-                self._reserve.leave(peer)
+                self.reserve.leave(peer)
             else:
                 answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
             if answer is None:
@@ -214,14 +214,14 @@ class Intake:
         room, entries = journal.room()
         if (
             SUBMISSION_BYTES + length != size or number != sequence or sequence <= peer.resumed_until
-            or kind != layout.SUBMIT_APPEND or flags or count != 1 or length > self._entry_limit
+            or kind != layout.SUBMIT_APPEND or flags or count != 1 or length > self.entry_limit
             or room < fmt.RECORD_BYTES + length or entries < 1 or journal.hard.term or journal.failure is not None
         ):  # fmt: skip
             return False
         body = chunk[SUBMISSION_BYTES:]
         if crc32c(body) != body_crc:
             return False
-        term = max(journal.last_term, self._term_floor)
+        term = max(journal.last_term, self.term_floor)
         index = journal.append(body, body_crc, 1, term, peer.producer, sequence)
         peer.answers.append((sequence, layout.OK, index, 1, term, 0))
         peer.next_sequence = sequence + 1
@@ -239,12 +239,12 @@ class Intake:
         room, count = journal.room()
         first = sequence = peer.next_sequence
         unpack, crc, head, size = SUBMISSION.unpack_from, crc32c, SUBMISSION_BYTES, len(chunk)
-        longest, append, extra = self._entry_limit, layout.SUBMIT_APPEND, fmt.RECORD_BYTES
+        longest, append, extra = self.entry_limit, layout.SUBMIT_APPEND, fmt.RECORD_BYTES
         bodies: list[bytes] = []
         crcs: list[int] = []
         given_first = term
         if not flags and not hard:
-            term = max(journal.last_term, self._term_floor)
+            term = max(journal.last_term, self.term_floor)
         elif flags != FLAG_TERM_GIVEN or not journal.last_term <= term >= hard or not 0 < term <= layout.TERM_MAX:
             return at
         while at + head <= size and count > 0:
@@ -304,7 +304,7 @@ class Intake:
         elif journal.hard.term:
             return sequence, layout.TERM_REQUIRED, 0, 0, journal.last_term, 0
         else:
-            term = max(journal.last_term, self._term_floor)
+            term = max(journal.last_term, self.term_floor)
         return self._append(body, body_crc, count, term, peer.producer, sequence)
 
     def _append(
@@ -327,7 +327,7 @@ class Intake:
         """Why the copy of a submission is not acceptable, as (status, detail); None if it is."""
         if count < 1 or crc32c(body) != body_crc:
             return layout.MALFORMED, 0
-        limit = self._entry_limit
+        limit = self.entry_limit
         if count == 1:
             return (layout.TOO_LARGE, limit) if len(body) > limit else None
         if len(body) > self.config.batch_bytes_limit:

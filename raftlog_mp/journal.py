@@ -13,12 +13,12 @@ from functools import partial
 from . import format as fmt
 from . import shm
 from .catalog import SegmentInfo, clipped
+from .changes import Batch, Carried, Change
 from .errors import DiskFull, RaftLogError, SyncFailed
 from .files import join
 from .index import pack_slot
 from .layout import NOTHING_REMOVED
 from .manifest import save
-from .pipeline import Batch, Carried, Change
 from .preparation import Together
 from .producers import KEPT_BYTES_MAX
 from .rolling import Rolling, RollJob
@@ -212,7 +212,7 @@ class Journal(Rolling):
             self.ring.write(self.end, head)  # everything that this overwrites is durable: we settled before
         else:
             self.ring.skip_to(self.end + len(head))
-        self._slots_from = self.next_index
+        self.slots_from = self.next_index
         self.vouched = self.durable
         self.end += len(head)
         self.copied = self.written = self.durable = self.end

@@ -9,9 +9,10 @@ from crc32c import crc32c
 from . import format as fmt
 from . import shm
 from .catalog import SegmentInfo
+from .changes import Carried
 from .files import join
 from .index import ActiveIndex
-from .pipeline import Carried, Pipeline
+from .pipeline import Pipeline
 from .preparation import Preparation
 from .segment import SegmentWriter
 from .shortage import FULL, SHORTAGES, remove_half_made
@@ -155,7 +156,7 @@ class NextSegment(Pipeline):
         self._limit = segment.end_limit
         self._index_limit = info.base_index + info.index_slots
         self._next_id = info.segment_id + 1
-        self._open_gate()
+        self.open_gate()
         self.rolls += 1
         control = self.control
         control.active_segment.store(info.segment_id, shm.RELAXED)

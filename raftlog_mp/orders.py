@@ -14,12 +14,12 @@ from crc32c import crc32c
 from . import errors, layout
 from . import format as fmt
 from .bodies import pack_body, unpack_body
+from .changes import Batch
 from .errors import RaftLogError
 from .journal import Journal
 from .lane import Completion
 from .layout import ENTRY_RUN, ENTRY_RUN_BYTES, FLAG_TERM_GIVEN, INDEX_MAX, TERM_MAX
 from .matching import Committed, Match, Mismatch, Standing, decide
-from .pipeline import Batch
 from .protocol import BOUNDARY_INDEX_MAX, unpack_hard_state
 from .terms import Unknown, unknown_terms
 from .types import HardState, LogId

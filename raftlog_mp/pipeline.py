@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import format as fmt
 from . import hard_state, layout, shm
@@ -29,37 +29,10 @@ from .ring import RingWriter
 from .segment import SegmentWriter
 from .shortage import FULL, SHORTAGES, disk_full
 from .syncer import FlushJob
-from .terms import Run, TermTable
+from .terms import TermTable
 from .types import HardState, LogId
 
 APART_BYTES = 4096  # records of this size on average go to the ring part by part
-
-
-class Carried(NamedTuple):
-    """Records that enter the log together with the segment that they open: durable before it is listed."""
-
-    data: bytes
-    slots: bytes
-    runs: list[Run]
-    last_index: int
-    last_term: int
-
-
-class Change(NamedTuple):
-    """A step that takes entries off the log: what the manifest lists afterwards, and what readers are told."""
-
-    removed: int  # lowest index that goes, or NOTHING_REMOVED
-    purged: LogId
-    commit_index: int
-
-
-class Batch(NamedTuple):
-    """A verified batch that waits for its indexes."""
-
-    body: bytes
-    body_crc: int
-    count: int  # type: ignore[assignment]  # shadows tuple.count
-    term: int
 
 
 class Pipeline:
@@ -90,7 +63,7 @@ class Pipeline:
         self._parts: list[bytes] = []
         self._slots: list[bytes] = []
         self._newest = b""  # the bytes that went to the ring last, if they were in one piece
-        self._slots_from = self.next_index
+        self.slots_from = self.next_index
         self._limit = 0  # stream position that a record in the active segment may reach
         self._index_limit = 0  # first entry index beyond the active index
         self._open_end = self._open_index = 0
@@ -102,7 +75,7 @@ class Pipeline:
         self.appends = self.entries = self.bytes = self.fsyncs = self.fsync_ns = self.rolls = self.marks = 0
 
     # ------------------------------------------------------------ append
-    def _open_gate(self) -> None:
+    def open_gate(self) -> None:
         """Recompute what :meth:`room` says; after every change of the durable frontier or segment."""
         kept_bytes, kept_entries = self._kept
         self._open_end = min(self._limit, self.durable + self._buffered_limit - kept_bytes)
@@ -116,7 +89,7 @@ class Pipeline:
     def keep(self, kept_bytes: int, kept_entries: int) -> None:
         """From now on :meth:`room` ends so far before the limits; who may go on from there, :meth:`fits` decides."""
         self._kept = kept_bytes, kept_entries
-        self._open_gate()
+        self.open_gate()
 
     def fits(self, body_bytes: int, count: int) -> bool:
         """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
@@ -139,7 +112,7 @@ class Pipeline:
                 self.terms.grow()
             except OSError as error:
                 raise self._space_error(error, self.directory) from error
-            self._open_gate()
+            self.open_gate()
         return self.end + fmt.RECORD_BYTES + body_bytes > self._limit or self.next_index + count > self._index_limit
 
     def append(self, body: bytes, body_crc: int, count: int, term: int, producer: int, sequence: int) -> int:
@@ -199,7 +172,7 @@ class Pipeline:
         except OSError as error:  # no memory for a longer table: readers could not be told the truth
             self.fail(error)
         if self.terms.short:
-            self._open_gate()
+            self.open_gate()
 
     def _append_mark(self) -> None:
         self._parts.append(fmt.pack_record_header(
@@ -244,11 +217,25 @@ class Pipeline:
             assert self.index is not None
             self.tail_entries_end, self.vouched = self.end, self.durable  # entries came: a mark is owed again
             slots = b"".join(self._slots)
-            self.index.write(self._slots_from, slots)
+            self.index.write(self.slots_from, slots)
             if self.coming is not None:
-                self.coming.write(self._slots_from, slots)
+                self.coming.write(self.slots_from, slots)
             self._slots.clear()
-            self._slots_from = self.next_index
+            self.slots_from = self.next_index
+
+    def entered(self, count: int, data: bytes) -> None:
+        """Records of one entry each went to the ring at ``end``, and their slots to the index: go on behind them.
+
+        As :meth:`append` and :meth:`copy_to_ring`, for who makes the records.  The exactly-once table is left to them.
+        """
+        self.end += len(data)
+        self.copied = self.tail_entries_end = self.end
+        self.vouched, self._newest = self.durable, data
+        self.next_index += count
+        self.slots_from = self.next_index
+        self.appends += count
+        self.entries += count
+        self.bytes += len(data) - count * fmt.RECORD_BYTES
 
     def publish(self) -> None:
         """Let readers see everything that was copied to the ring."""
@@ -325,7 +312,7 @@ class Pipeline:
     def make_job(self) -> FlushJob:
         """The next flush as a job; ``self.job`` must be None, and stays so until the caller sets it."""
         assert self.segment is not None
-        return FlushJob(self.segment, *self._hand_over(self.copied), self._slots_from - 1)
+        return FlushJob(self.segment, *self._hand_over(self.copied), self.slots_from - 1)
 
     def _hand_over(self, end: int) -> tuple[int, list[Any], int]:
         """What is not written yet, up to ``end``: start, its bytes, end.  From now on it counts as written."""
@@ -359,7 +346,7 @@ class Pipeline:
         # RELEASE then SEQ_CST: a reader that sees durable_index may rely on the fsync that preceded both.
         self.control.durable.store(self.durable, shm.RELEASE)
         self.control.durable_index.store(self.durable_index, shm.SEQ_CST)
-        self._open_gate()
+        self.open_gate()
         self.tell_unflushed()
 
     def fail(self, error: OSError) -> SyncFailed:

@@ -69,9 +69,13 @@ class Reserve:
         self._touched = False
         self.divided = False  # more than one is there to share it
 
+    def knows(self, clients: int) -> bool:
+        """Whether :meth:`look` would change nothing."""
+        return clients == self._clients or not self._on
+
     def look(self, clients: int) -> None:
         """At the begin of a round: so many are connected."""
-        if clients != self._clients and self._on:
+        if not self.knows(clients):
             self._clients, self.divided = clients, clients > 1
             self._journal.keep(self._bytes.divide(clients), self._entries.divide(clients))
 

@@ -166,7 +166,7 @@ class Rolling(NextSegment):
         self.vouched = self.durable
         self._limit = segment.end_limit
         self._index_limit = min(index.base_index + index.slots, info.base_index + info.index_slots)
-        self._open_gate()
+        self.open_gate()
         return True
 
     @property
@@ -174,16 +174,19 @@ class Rolling(NextSegment):
         """As :meth:`Pipeline.owes_work`; a roll that found no space is tried again."""
         return self._no_space is not None or super().owes_work
 
+    def prepare_in_time(self, flushed_bytes: int = 0) -> None:
+        """So much goes to the file at once: begin the next segment if this one may not last much longer."""
+        info = self.manifest.segments[-1]
+        flood, half = flushed_bytes >= info.file_bytes // FLOOD_PART, info.start + info.file_bytes // 2
+        if flood or self.written >= half or self.next_index >= info.base_index + info.index_slots // 2:
+            self._prepare()
+
     def make_job(self) -> FlushJob:
         """As :meth:`Pipeline.make_job`; while a roll is under way one of its two jobs."""
         roll = self._roll
         if roll is None:
             before, job = self.written, super().make_job()
-            info = self.manifest.segments[-1]
-            half = info.start + info.file_bytes // 2
-            flood = self.written - before >= info.file_bytes // FLOOD_PART
-            if flood or self.written >= half or self.next_index >= info.base_index + info.index_slots // 2:
-                self._prepare()
+            self.prepare_in_time(self.written - before)
             return job
         assert self.segment is not None
         if self.written < roll.info.start:
@@ -200,7 +203,7 @@ class Rolling(NextSegment):
         listed.durable = self.copied
         return RollJob(
             self.files, self.directory, roll, self.segment, listed, *self._hand_over(self.copied),
-            self._slots_from - 1, self._caches_of(roll.ended),
+            self.slots_from - 1, self._caches_of(roll.ended),
         )  # fmt: skip
 
     def finish_job(self) -> None:
@@ -213,7 +216,7 @@ class Rolling(NextSegment):
         self._no_space, self._stuck = None, None
         if job.found_no_space:
             self.job, self._no_space, self._stuck = None, job.error, job
-            self._open_gate()
+            self.open_gate()
             return
         if job.error is None:
             listed, self._roll, self.coming = job.listed, None, None
@@ -237,8 +240,9 @@ class Rolling(NextSegment):
                 return failed
         return super().fail(error)
 
-    def _open_gate(self) -> None:
-        super()._open_gate()
+    def open_gate(self) -> None:
+        """As :meth:`Pipeline.open_gate`; shut while a roll finds no space."""
+        super().open_gate()
         if self._no_space is not None:
             self._open_end = 0  # needs_roll() is to look for space first
 

@@ -41,7 +41,7 @@ class Peer:
         self.next_sequence = 1
         self.resumed_until = 0  # sequences up to here may have been sent to an earlier writer or connection
         self.rung = 0  # the sleep that was rung last
-        self.active_era = 0  # of the last count of clients at work that this one is in
+        self.counted_sequence = 0  # next_sequence at the last count of clients at work
         self.answers: list[Completion] = []
         self.blocked = (-1, -1)  # where in its lane a submission waits for room, and the durable frontier then
         self.said_bye = False

@@ -9,6 +9,7 @@ import uuid
 from . import errors, hard_state, layout, manifest, probe, shm, wakeup
 from . import format as fmt
 from .catalog import SegmentInfo
+from .changes import Carried
 from .config import LogConfig
 from .control import create_control, open_control
 from .files import Files, join
@@ -16,7 +17,6 @@ from .findings import Plan, make_plan
 from .journal import Journal
 from .manifest import Manifest, shm_folder
 from .mending import apply_plan, set_aside
-from .pipeline import Carried
 from .place import check_place
 from .remains import last_term_of_the_dead
 from .ring import RingWriter

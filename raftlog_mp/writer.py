@@ -17,20 +17,20 @@ from .config import Batch, LogConfig
 from .files import Files
 from .findings import Plan
 from .grouping import Grouping
-from .intake import Intake
+from .intake import GATHER_ROUNDS, Intake
 from .lock import take_lock
 from .patience import WAKE_UP_SECONDS, Patience, seconds_to_spin
 from .preparation import Prefault
 from .relief import Relief
 from .scrubber import Scrubber
 from .sessions import Peer, Sessions
+from .straight_round import straight_round
 from .sweeper import Sweeper
 from .syncer import Syncer
 from .types import PersistenceStrategy
 
 logger = logging.getLogger(__name__)
 
-GATHER_ROUNDS = 4  # looks at the lanes between the first submission and the fsync
 BUSY_ROUNDS = 8  # rounds of work between two looks at the sockets
 SLEEP_SECONDS_MAX = 1.0  # every wait re-checks, whatever the doorbells said
 COUNT_SECONDS = 0.02  # between two counts of the clients at work, on which spinning depends
@@ -77,10 +77,9 @@ class Writer:
         self._relief = Relief(self.journal)
         self._relief.look()  # before anybody is served: the level outlives a writer
         self._completions = Completions(self._intake, self.sessions, self._relief)
-        self._linger = linger
-        self._stopping = False
+        self._straight = straight_round(self._intake, self._completions, self._relief)
+        self._linger, self._stopping, self._flush_asked = linger, False, False
         self._last_state = layout.STATE_STOPPED
-        self._flush_asked = False
         self._last_activity = wakeup.now()
         self.control.state.store(layout.STATE_RUNNING, shm.SEQ_CST)
         startup.supersede(self.journal)
@@ -93,10 +92,12 @@ class Writer:
             self._scrubber.tend(self.journal.manifest, self.control)
             self._scrubber.start()
         while not self._stopping:
-            moved = self._intake.drain()
-            if moved and not self._mem_first:
-                self._gather()
-            self._commit(moved)
+            moved = self._go_straight()
+            if not moved:
+                moved = self._intake.drain()
+                if moved and not self._mem_first:
+                    self._gather()
+                self._commit(moved)
             if self._relief.look():
                 self.sessions.ring_all()
             rounds += 1
@@ -108,6 +109,19 @@ class Writer:
             if self._linger:
                 self._check_linger()
         self._shut_down()
+
+    def _go_straight(self) -> bool:
+        """Most rounds, in one go; False, and nothing done, if this is none of those."""
+        try:
+            if not self._straight():
+                return False
+        except errors.SyncFailed:
+            self._fail_unpublished()
+        if self._mem_first:
+            self._commit(True)  # its flush is left
+        else:
+            self._last_activity = wakeup.now()
+        return True
 
     def _gather(self) -> None:
         """What arrived while the first submissions were taken shares their fsync."""
@@ -173,6 +187,7 @@ class Writer:
         self._count_at = now + COUNT_SECONDS
         if self._scrubber is not None:
             self._scrubber.tend(self.journal.manifest, self.control)
+        self.journal.prepare_in_time()
         busy = self._intake.count_active() + len(self.sessions.peers) - len(self.sessions.clients)
         patience, cores = self.config.spin_us / 1e6, self._cores
         waits_for_sync = not self._mem_first and not isinstance(self.config.flush_policy, Batch)

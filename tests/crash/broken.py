@@ -15,11 +15,12 @@ from unittest import mock
 from raftlog_mp import format as fmt
 from raftlog_mp import hard_state, manifest, provable, segment, startup
 from raftlog_mp import journal as journal_module
+from raftlog_mp.changes import Batch
 from raftlog_mp.files import Files, join
 from raftlog_mp.findings import Plan, make_plan
 from raftlog_mp.journal import Journal
 from raftlog_mp.manifest import Manifest
-from raftlog_mp.pipeline import Batch, Pipeline
+from raftlog_mp.pipeline import Pipeline
 from raftlog_mp.producers import Producers
 from raftlog_mp.rolling import Rolling, RollJob
 from raftlog_mp.segment import SegmentWriter

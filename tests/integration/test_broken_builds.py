@@ -25,12 +25,22 @@ def judge(log: rl.Log, tickets: list[rl.Ticket]) -> list[str]:
     return check(rows_of(log.read(1)[:-1]), submissions)
 
 
+def moment(moment_of_publish: str, strategy: str, *, general: bool) -> list[object]:
+    """Where a sound writer dies, so that it is the moment at which the bent one does."""
+    if strategy == "disk_first" and not general:
+        return ["segment.SegmentWriter.sync", "after", 5]
+    return ["pipeline.Pipeline.publish", moment_of_publish, 5]
+
+
+@pytest.mark.parametrize("general", [False, True])
 @pytest.mark.parametrize("bend", [None, "publish_early"])
 @pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
-def test_answering_before_the_bytes_are_there_is_noticed(log_dir: str, strategy: str, bend: str | None) -> None:
+def test_answering_before_the_bytes_are_there_is_noticed(
+    log_dir: str, strategy: str, bend: str | None, general: bool
+) -> None:
     config = rl.LogConfig(strategy=strategy, **SMALL)
-    die = None if bend else ["journal.Journal.publish", "before", 5]  # the same moment in the sound build
-    with BentWriter(log_dir, config, bend=bend, die=die) as writer:
+    die = None if bend else moment("before", strategy, general=general)
+    with BentWriter(log_dir, config, bend=bend, die=die, general=general) as writer:
         assert writer.line() == "serving"
         with rl.open_log(log_dir, autostart=False, timeout=60.0) as log:
             tickets = []
@@ -44,13 +54,16 @@ def test_answering_before_the_bytes_are_there_is_noticed(log_dir: str, strategy:
     assert bool(problems) == (bend is not None)
 
 
+@pytest.mark.parametrize("general", [False, True])
 @pytest.mark.parametrize("bend", [None, "publish_first"])
 @pytest.mark.parametrize("strategy", ["disk_first", "mem_first"])
-def test_publishing_before_the_payload_is_noticed(log_dir: str, strategy: str, bend: str | None) -> None:
+def test_publishing_before_the_payload_is_noticed(
+    log_dir: str, strategy: str, bend: str | None, general: bool
+) -> None:
     """Whoever still maps the dead writer's memory must find every entry up to its last_index there."""
     config = rl.LogConfig(strategy=strategy, **SMALL)
-    die = None if bend else ["pipeline.Pipeline.publish", "after", 5]
-    with BentWriter(log_dir, config, bend=bend, die=die) as writer:
+    die = None if bend else moment("after", strategy, general=general)
+    with BentWriter(log_dir, config, bend=bend, die=die, general=general) as writer:
         assert writer.line() == "serving"
         with rl.open_log(log_dir, autostart=False, timeout=60.0) as log, rl.open_reader(log_dir) as reader:
             assert reader.last_index == 0

@@ -6,6 +6,7 @@ Run as ``python bent_writer.py DIR SPEC``, SPEC a JSON map::
     linger   whether to exit when the last client left
     die      [dotted name, "before" | "after", call number]: SIGKILL itself at that call
     bend     "publish_early" | "publish_first" | "forget_sent" | "skip_sync": a broken build, for the negative controls
+    general  true: no round goes the straight way
 
 It prints one line once it serves.  Nothing of this is in the product: everything is patched from outside.
 """
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from raftlog_mp import files, pipeline, producers, shm, writer
+from raftlog_mp import files, layout, pipeline, producers, shm, straight_round, writer
 from raftlog_mp import format as fmt
 from raftlog_mp.config import LogConfig
 
@@ -58,17 +59,41 @@ def arm(target: str, moment: str, number: int) -> Callable[[], None]:
     return lambda: calls.__setitem__(0, 0)
 
 
+def bend_straight_rounds(wrong: Callable[[Any, straight_round.Group], None]) -> None:
+    """In the fifth straight round, ``wrong(intake, group)`` is done before anything that is right; then it dies."""
+    taker, rounds = straight_round._taker, iter(range(1, 10**9))
+
+    def bent(intake: Any) -> Callable[[], straight_round.Group | None]:
+        take = taker(intake)
+
+        def take_and_go_wrong() -> straight_round.Group | None:
+            group = take()
+            if group is not None and next(rounds) == 5:
+                wrong(intake, group)
+                die()
+            return group
+
+        return take_and_go_wrong
+
+    straight_round._taker = bent
+
+
 def publish_early() -> None:
     """Answers go out before the bytes are in ring or file; the fifth time the process dies in between."""
     commit, rounds = writer.Writer._commit, iter(range(1, 10**9))
 
     def bent(self: Any, moved: bool) -> None:
         self._completions.post()
-        if moved and next(rounds) == 5:
+        if moved and self.journal._parts and next(rounds) == 5:
             die()
         commit(self, moved)
 
+    def answer(intake: Any, group: straight_round.Group) -> None:
+        for index, (_, lane, sequence, _) in enumerate(group[0], intake.journal.next_index):
+            lane.complete([(sequence, layout.OK, index, 1, intake.journal.last_term, 0)])
+
     writer.Writer._commit = bent  # type: ignore[method-assign]
+    bend_straight_rounds(answer)
 
 
 def forget_sent() -> None:
@@ -88,7 +113,13 @@ def publish_first() -> None:
                 die()
         copy(self)
 
+    def publish(intake: Any, group: straight_round.Group) -> None:
+        taken, data, _ = group
+        intake.control.published.store(intake.journal.end + len(data), shm.SEQ_CST)
+        intake.control.last_index.store(intake.journal.next_index - 1 + len(taken), shm.SEQ_CST)
+
     pipeline.Pipeline.copy_to_ring = bent  # type: ignore[method-assign]
+    bend_straight_rounds(publish)
 
 
 def skip_sync() -> None:
@@ -146,6 +177,8 @@ def main(directory: str, text: str) -> None:
     if spec.get("power_cut"):
         cut = PowerCut()
         signal.signal(signal.SIGUSR1, cut.strike)
+    if spec.get("general"):
+        writer.straight_round = lambda *_: lambda: False  # type: ignore[assignment]
     if spec.get("bend"):
         BENDS[spec["bend"]]()
     start = arm(*spec["die"]) if spec.get("die") else None

@@ -12,12 +12,12 @@ from raftlog_mp import format as fmt
 from raftlog_mp import index, layout, manifest, shm
 from raftlog_mp.bodies import pack_body
 from raftlog_mp.catalog import SegmentInfo
+from raftlog_mp.changes import Batch
 from raftlog_mp.config import KIB
 from raftlog_mp.files import Files
 from raftlog_mp.findings import Plan
 from raftlog_mp.journal import Journal
 from raftlog_mp.manifest import Manifest
-from raftlog_mp.pipeline import Batch
 from raftlog_mp.sweeper import remove_segment
 from raftlog_mp.types import LogId
 

@@ -23,7 +23,7 @@ LAYERS = (
     "files shm wakeup processes probe memory device",  # the doors
     "control ring lane index segment chunk catalog hard_state producers metrics terms era walk",  # one structure each
     "manifest syncer view sweeper records shortage preparation shelf",  # structures made of structures
-    "survey segment_check scrubber rebuild",
+    "survey segment_check scrubber rebuild changes",
     "remains pipeline term_history",
     "next_segment",
     "rolling",
@@ -35,6 +35,7 @@ LAYERS = (
     "straight",
     "intake client source repair",
     "grouping completions",
+    "straight_round",
     "writer reader requests recovery",  # the roles
     "follow spawned",
     "log_reader lifecycle",  # the public handles
