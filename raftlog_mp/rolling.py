@@ -5,7 +5,7 @@ for its syncs.  *Behind*, where appends need not be durable (MemFirst), the log 
 the old one is full, in the ring alone, and the syncs are the work of the next two jobs of the helper thread:
 
     1  FlushJob   what the old segment still lacks, sync: durable up to its end
-    2  RollJob    seal, sync;  header and records of the new segment, sync;  the manifest that lists it
+    2  RollJob    seal, sync;  beside it header and records of the new segment, sync;  then the manifest that lists it
 
 So the order on disk is the same as in a roll at once, and unsynced bytes lie in one segment at most.  Until the second
 job is done the manifest, and with it every reader, knows the old segment as the active one: index slots of entries that
@@ -27,6 +27,7 @@ from .files import Files, join
 from .index import ActiveIndex, write_sealed
 from .manifest import Manifest, manifest_path, save
 from .next_segment import NO_ROOM, NextSegment
+from .preparation import Together
 from .segment import SegmentWriter
 from .syncer import FlushJob
 from .terms import write_sealed_runs
@@ -50,12 +51,12 @@ class RollJob(FlushJob):
 
     def __init__(
         self, files: Files, directory: str, roll: Roll, old: SegmentWriter, listed: Manifest,
-        start: int, pieces: list[Any], end: int, last_index: int, write_caches: Callable[[], None],
+        start: int, pieces: list[Any], end: int, last_index: int, write_caches: Callable[[], None], *, threads: bool,
     ) -> None:  # fmt: skip
         super().__init__(roll.segment, start, pieces, end, last_index)
         self.roll, self.listed = roll, listed
         self._files, self._directory, self._old, self._write_caches = files, directory, old, write_caches
-        self._synced = False
+        self._threads, self._synced = threads, False
 
     @property
     def found_no_space(self) -> bool:
@@ -69,9 +70,10 @@ class RollJob(FlushJob):
     def run(self) -> None:
         """As :meth:`FlushJob.run`; ``seconds`` is what the records took."""
         try:
-            if not self._synced:
+            if self._synced:
+                save(self._files, self._directory, self.listed)
+            else:
                 self._change_over()
-            save(self._files, self._directory, self.listed)
         except OSError as error:
             self.error = error
         finally:
@@ -82,6 +84,17 @@ class RollJob(FlushJob):
             self.finished.set()
 
     def _change_over(self) -> None:
+        # As in Journal._begin_segment: none of it counts before the manifest is renamed, so the syncs may overlap.
+        together = Together([self._end_old, self._begin_new], threads=self._threads)
+        try:
+            save(self._files, self._directory, self.listed, ready=together.wait)
+        except OSError:
+            together.wait()  # where one of the steps failed, that is the error: the disk's, not a lack of space
+            self._synced = True
+            raise
+        self._synced = True
+
+    def _end_old(self) -> None:
         ended = self.roll.ended
         self._old.seal(ended.end or 0, ended.last_index or 0, ended.last_term or 0)
         try:
@@ -91,11 +104,13 @@ class RollJob(FlushJob):
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
+
+    def _begin_new(self) -> None:
         began = wakeup.now()
         self.segment.begin()
         self.segment.write(self.start, self.pieces)
         self.segment.sync()
-        self._synced, self.seconds = True, wakeup.now() - began
+        self.seconds = wakeup.now() - began
 
 
 class Rolling(NextSegment):
@@ -203,7 +218,7 @@ class Rolling(NextSegment):
         listed.durable = self.copied
         return RollJob(
             self.files, self.directory, roll, self.segment, listed, *self._hand_over(self.copied),
-            self.slots_from - 1, self._caches_of(roll.ended),
+            self.slots_from - 1, self._caches_of(roll.ended), threads=self.bell is not None,
         )  # fmt: skip
 
     def finish_job(self) -> None:

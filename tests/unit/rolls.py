@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raftlog_mp import journal as journal_module
+from raftlog_mp import rolling
 from raftlog_mp.files import Files
 from raftlog_mp.journal import Journal
 from raftlog_mp.preparation import Preparation, Together
@@ -20,10 +21,14 @@ SYNCS = ("sync", "sync_all", "sync_dir")
 Append = Callable[[], None]
 
 
-def do_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is made ahead or beside is made in the test's own thread, so that every step has its place."""
+def do_at_once(monkeypatch: pytest.MonkeyPatch, order: int = 1) -> None:
+    """What is made ahead or beside is made in the test's own thread, so that every step has its place.
+
+    ``order`` -1: of steps that need not wait for each other, the last comes first.
+    """
     monkeypatch.setattr(Preparation, "start", lambda made, bell: (made.run(), bell()))
-    monkeypatch.setattr(journal_module, "Together", lambda steps, threads: Together(steps, threads=False))
+    for module in (journal_module, rolling):
+        monkeypatch.setattr(module, "Together", lambda steps, threads: Together(steps[::order], threads=False))
 
 
 def payload(index: int) -> bytes:

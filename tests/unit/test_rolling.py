@@ -15,7 +15,7 @@ from support.faulty_files import FaultyFiles
 
 from raftlog_mp import format as fmt
 from raftlog_mp import journal as journal_module
-from raftlog_mp import manifest
+from raftlog_mp import manifest, rolling
 from raftlog_mp.config import MIB
 from raftlog_mp.errors import CorruptLog, DiskFull, SyncFailed, WriterUnavailable
 from raftlog_mp.files import Files
@@ -108,6 +108,40 @@ def test_an_error_under_syncs_that_overlap(
     if code == errno.ENOSPC:
         one()
         assert journal.rolls == 2
+    kill(journal)
+    assert reopen(log_dir)[0] == one.done
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(("operation", "name"), [
+    ("pwrite", "{old}.seg"), ("sync_all", "{old}.seg"), ("pwrite", "{new}.seg"), ("sync", "{new}.seg"),
+    ("sync_all", "manifest.tmp"), ("create", "manifest.tmp"),
+])  # fmt: skip
+def test_an_error_under_syncs_that_overlap_behind(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch, operation: str, name: str, code: int
+) -> None:
+    """MemFirst: a lack of space for the manifest is tried again; whatever else fails is a failed disk."""
+    monkeypatch.setattr(rolling, "Together", Together)
+    files = FaultyFiles()
+    journal = begin(log_dir, files)
+    one = Appender(journal)
+    to_the_border(one)
+    number = journal.segment.header.segment_id
+    one()
+    work(journal)
+    files.fail(operation, code, path=name.format(old=f"{number:016x}", new=f"{number + 1:016x}"))
+    again = code == errno.ENOSPC and "manifest" in name
+    journal.job = journal.make_job()
+    journal.job.run()
+    assert not [thread for thread in threading.enumerate() if thread.name == "raftlog-roll"], "nobody is left behind"
+    assert len(manifest.load(Files(), log_dir).segments) == 1
+    if again:
+        journal.finish_job()
+        work(journal)
+        assert journal.rolls == 2 and journal.durable == journal.end
+    else:
+        with pytest.raises(SyncFailed):
+            journal.finish_job()
     kill(journal)
     assert reopen(log_dir)[0] == one.done
 

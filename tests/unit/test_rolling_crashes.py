@@ -28,9 +28,10 @@ from .readers import reader_of
 from .rolls import PRODUCER, SYNCS, Appender, begin, do_at_once, life, to_the_border, work
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    do_at_once(monkeypatch)
+@pytest.fixture(autouse=True, params=[1, -1], ids=["in order", "the other way round"])
+def _at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a roll whose syncs overlap, one after the other in either order."""
+    do_at_once(monkeypatch, request.param)
 
 
 def dry_run(folder: Path, rolls: int = 1) -> list[tuple[Any, ...]]:
