@@ -53,14 +53,14 @@ BEHIND = [
 # In a straight round: clients that append one at a time, each with one entry in its lane.  None of the points above is
 # reached in one: their client submits all at once.  Now and then the general way takes what comes between two looks.
 STRAIGHT = [
-    ("disk_first", "segment.SegmentWriter.sync", "before", 5), ("disk_first", "segment.SegmentWriter.sync", "after", 5),
-    ("disk_first", "lane.LaneConsumer.complete", "after", 6), ("mem_first", "ring.RingWriter.write", "after", 5),
-    ("mem_first", "journal.Journal.publish", "after", 5),
+    ("disk_first", "segment.SegmentWriter.sync", "after", 5), ("disk_first", "lane.LaneConsumer.complete", "after", 6),
+    ("mem_first", "ring.RingWriter.write", "after", 5), ("mem_first", "journal.Journal.publish", "after", 5),
     # The rest runs among the slow tests.
     *(("disk_first", *point) for point in [
         ("lane.LaneConsumer.copy", "after", 8), ("ring.RingWriter.write", "after", 5),
         ("index.ActiveIndex.write", "after", 5), ("segment.SegmentWriter.write", "before", 5),
-        ("segment.SegmentWriter.write", "after", 5), ("lane.LaneConsumer.complete", "before", 6),
+        ("segment.SegmentWriter.write", "after", 5), ("segment.SegmentWriter.sync", "before", 5),
+        ("lane.LaneConsumer.complete", "before", 6),
         ("sessions.Sessions.ring_all", "before", 5), ("producers.Producers.record", "before", 6),
         ("journal.Journal.open_gate", "after", 6),
     ]),
@@ -71,7 +71,7 @@ STRAIGHT = [
         ("producers.Producers.record", "before", 6),
     ]),
 ]  # fmt: skip
-STRAIGHT_BY_DEFAULT = 5
+STRAIGHT_BY_DEFAULT = 4
 
 # While starting after a crash: the next writer dies, too.
 STARTING = [

@@ -155,6 +155,11 @@ def no_slot(stage: Stage, member: Member) -> None:
     put(member, b"x")
 
 
+def two_in_a_row(stage: Stage, member: Member) -> None:
+    put(member, b"x")
+    put(member, b"x")
+
+
 def lapped(stage: Stage, member: Member) -> None:
     put(member, b"x")
     move_tail(stage, member, 64 * KIB)
@@ -166,7 +171,7 @@ NOT_PLAIN: dict[str, Callable[[Stage, Member], None]] = {
     "an unknown flag": lambda stage, member: put(member, b"x", flags=4),
     "a bad checksum": lambda stage, member: put(member, b"x", crc=1),
     "another kind": lambda stage, member: put(member, b"", kind=layout.SUBMIT_TRUNCATE),
-    "two in a row": lambda stage, member: [put(member, b"x") for _ in range(2)] and None,
+    "two in a row": two_in_a_row,
     "larger than a small copy": lambda stage, member: put(member, bytes(4096)),
     "above the limit of an entry": lambda stage, member: put(member, bytes(2001)),
     "a sequence ahead": lambda stage, member: put(member, b"x", sequence=member._sequence + 2),
