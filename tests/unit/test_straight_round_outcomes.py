@@ -199,19 +199,20 @@ def test_a_lane_that_is_never_plain_is_not_starved(
 
 
 def test_where_something_waits_for_room_the_general_way_finds_out_when_there_is_some(
-    stage: Callable[..., Stage]
+    stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that believes a lane blocked neither spins nor gathers: it must not go on believing it."""
     one = stage(strategy="mem_first", flush_policy=LATE, max_buffered_entries=2)
     member = one.client()
     intake, journal = one.writer._intake, one.journal
     started: list[None] = []
-    start, one.writer._start_background_flush = one.writer._start_background_flush, lambda: started.append(None)  # type: ignore[method-assign]
+    monkeypatch.setattr(one.writer, "_start_background_flush", lambda: started.append(None))
     for _ in range(3):
         put(member, b"x")
     one.go()
     assert intake.blocked and started and one.word("last_index") == 2
-    start()
+    monkeypatch.undo()
+    one.writer._start_background_flush()
     while journal.job is not None:
         journal.job.wait()
         one.writer._finish_background_flush()
