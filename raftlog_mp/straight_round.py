@@ -61,7 +61,7 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
         start = journal.end
         if (
             start != journal.durable or journal.job is not None or journal.failure is not None or intake.owing
-            or relief.level != NONE or completions.late is not None
+            or intake.blocked or relief.level != NONE or completions.late is not None
         ):  # fmt: skip
             return False
         group = take()
@@ -84,6 +84,8 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
             segment.sync()
         except OSError as error:
             _owe(intake, taken)
+            journal.fsyncs += 1
+            fsyncs(journal.fsyncs, relaxed)
             raise journal.fail(error) from error
         seconds, last = now() - began, first + count - 1
         # As in Pipeline._tell_durable and publish; neither the term nor what is unflushed has changed.
@@ -120,7 +122,7 @@ def _memory_round(intake: Intake, relief: Relief) -> Round:
         start = journal.end
         if (
             start != journal.published or journal.coming is not None or journal.failure is not None or intake.owing
-            or relief.level != NONE or not intake.reserve.knows(len(clients))
+            or intake.blocked or relief.level != NONE or not intake.reserve.knows(len(clients))
         ):  # fmt: skip
             return False
         group = take()
@@ -187,7 +189,7 @@ def _taker(intake: Intake) -> Callable[[], Group | None]:
                 parts += (header, body)
                 slots.append(pack_slot(place))
                 taken.append((peer, lane, sequence, head))
-                lane.head = tail
+                lane.head, peer.next_sequence = tail, sequence + 1  # the next look goes on behind it
                 place += record_bytes + length
                 index += 1
             if len(taken) == before:
@@ -198,15 +200,14 @@ def _taker(intake: Intake) -> Callable[[], Group | None]:
 
 
 def _put_back(taken: Taken) -> None:
-    for _, lane, _, head in taken:
-        lane.head = head
+    for peer, lane, sequence, head in taken:
+        lane.head, peer.next_sequence = head, sequence
 
 
 def _owe(intake: Intake, taken: Taken) -> None:
     """The disk failed: they are owed answers, and the writer makes errors of them."""
     journal = intake.journal
     for index, (peer, _, sequence, _) in enumerate(taken, journal.next_index - len(taken)):
-        peer.next_sequence = sequence + 1
         peer.answers.append((sequence, layout.OK, index, 1, journal.last_term, 0))
         intake.owing.append(peer)
 
@@ -218,8 +219,7 @@ def _answerer(intake: Intake) -> Callable[[Taken, int], None]:
 
     def answer(taken: Taken, first: int) -> None:
         index, term = first, journal.last_term
-        for peer, lane, sequence, _ in taken:
-            peer.next_sequence = sequence + 1
+        for _, lane, sequence, _ in taken:
             lane.complete([(sequence, layout.OK, index, 1, term, 0)])
             index += 1
         for peer, lane, _, _ in taken:

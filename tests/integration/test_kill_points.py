@@ -6,6 +6,7 @@ Unlike kills at random moments these are exact: the process kills itself before 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +49,29 @@ BEHIND = [
     ("rolling.RollJob.run", "after", 1), ("rolling.RollJob.run", "after", 2),
     ("segment.SegmentWriter.begin", "after", 1),
 ]  # fmt: skip
+
+# In a straight round: clients that append one at a time, each with one entry in its lane.  None of the points above is
+# reached in one: their client submits all at once.  Now and then the general way takes what comes between two looks.
+STRAIGHT = [
+    ("disk_first", "segment.SegmentWriter.sync", "after", 5), ("disk_first", "lane.LaneConsumer.complete", "after", 6),
+    ("mem_first", "ring.RingWriter.write", "after", 5), ("mem_first", "journal.Journal.publish", "after", 5),
+    # The rest runs among the slow tests.
+    *(("disk_first", *point) for point in [
+        ("lane.LaneConsumer.copy", "after", 8), ("ring.RingWriter.write", "after", 5),
+        ("index.ActiveIndex.write", "after", 5), ("segment.SegmentWriter.write", "before", 5),
+        ("segment.SegmentWriter.write", "after", 5), ("segment.SegmentWriter.sync", "before", 5),
+        ("lane.LaneConsumer.complete", "before", 6),
+        ("sessions.Sessions.ring_all", "before", 5), ("producers.Producers.record", "before", 6),
+        ("journal.Journal.open_gate", "after", 6),
+    ]),
+    *(("mem_first", *point) for point in [
+        ("lane.LaneConsumer.copy", "after", 8), ("index.ActiveIndex.write", "after", 5),
+        ("journal.Journal.entered", "after", 5), ("journal.Journal.publish", "before", 5),
+        ("lane.LaneConsumer.complete", "before", 6), ("lane.LaneConsumer.complete", "after", 6),
+        ("producers.Producers.record", "before", 6),
+    ]),
+]  # fmt: skip
+STRAIGHT_BY_DEFAULT = 4
 
 # While starting after a crash: the next writer dies, too.
 STARTING = [
@@ -133,6 +157,65 @@ def test_writer_dies_while_serving(log_dir: str, strategy: str, point: tuple[str
 ])  # fmt: skip
 def test_writer_dies_while_a_roll_goes_on_behind(log_dir: str, point: tuple[str, str, int]) -> None:
     test_writer_dies_while_serving(log_dir, "mem_first", point)
+
+
+class OneAtATime:
+    """Two clients, each of which appends one entry and waits for its answer, again and again."""
+
+    def __init__(self, log_dir: str, entries: int = 40) -> None:
+        self.log_dir, self.entries = log_dir, entries
+        self.submissions: list[Submission] = []
+        self._threads = [threading.Thread(target=self._append, args=(name,)) for name in ("me", "you")]
+
+    def _append(self, name: str) -> None:
+        with rl.open_log(self.log_dir, autostart=False, timeout=60.0) as log:
+            for number in range(self.entries):
+                payload = b"%s %d" % (name.encode(), number) + PADDING
+                self.submissions.append(Submission(name, number, (payload,), log.append(payload)))
+
+    def __enter__(self) -> OneAtATime:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def settle(self) -> None:
+        """All have their answers, and the log holds what they say, once."""
+        self.__exit__()
+        assert len(self.submissions) == 2 * self.entries
+        with rl.open_reader(self.log_dir) as reader:
+            assert check(rows_of(reader.read(1)), self.submissions) == []
+
+
+@pytest.mark.parametrize(("strategy", "target", "moment", "number"), [
+    pytest.param(*point, id=f"{name_of(point[1:])}-{point[0]}", marks=[pytest.mark.slow] if at >= STRAIGHT_BY_DEFAULT
+                 else []) for at, point in enumerate(STRAIGHT)
+])  # fmt: skip
+def test_writer_dies_in_a_straight_round(log_dir: str, strategy: str, target: str, moment: str, number: int) -> None:
+    config = rl.LogConfig(strategy=strategy, **(SMALL | {"idle_mark_ms": 60_000}))
+    with BentWriter(log_dir, config, die=(target, moment, number)) as writer:
+        assert writer.line() == "serving"
+        with OneAtATime(log_dir) as clients:
+            writer.wait()
+            with rl.start_writer(log_dir):
+                clients.settle()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_who_appends_one_at_a_time_is_served_in_straight_rounds(log_dir: str, strategy: str) -> None:
+    """Else the points above would prove nothing.
+
+    All but some of 80 entries: what comes between two looks is for the general way, in which this writer dies.
+    """
+    config = rl.LogConfig(strategy=strategy, **(SMALL | {"idle_mark_ms": 60_000}))
+    with BentWriter(log_dir, config, die=("intake.Intake._take", "before", 50)) as writer:
+        assert writer.line() == "serving"
+        with OneAtATime(log_dir) as clients:
+            clients.settle()
+        assert writer.process.poll() is None
 
 
 @in_turn(STARTING)
