@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from . import errors, shm, wakeup
@@ -39,19 +39,15 @@ class Follower(Iterator[Entry]):
         self._next = start_of(reader, start, after)
         self._yielded = LogId(*after) if after is not None else None  # the last one, or the checkpoint
         self._buffer: deque[Entry] = deque()
-        self._limit = self._limit_of(upto)
+        self._word = {"visible": "last_index", "durable": "durable_index", "committed": "commit_index"}[upto]
         self._over: errors.Truncated | errors.Compacted | None = None  # why it never goes on
 
-    def _limit_of(self, upto: str) -> Callable[[], int]:
-        word = {"visible": "last_index", "durable": "durable_index", "committed": "commit_index"}[upto]
-
-        def limit() -> int:
-            calm = self._reader.calm(self._era)  # one load: nothing to find out about the view then
-            control = (self._era.view if calm else self._reader.view()).control
-            # SEQ_CST: the sleeper's re-check; and it acquires the entries published before the frontier moved.
-            return int(min(getattr(control, word).load(shm.SEQ_CST), control.last_index.load(shm.SEQ_CST)))
-
-        return limit
+    def _limit(self) -> int:
+        """The last index that may be yielded now."""
+        calm = self._reader.calm(self._era)  # one load: nothing to find out about the view then
+        control = (self._era.view if calm else self._reader.view()).control
+        # SEQ_CST: the sleeper's re-check; and it acquires the entries published before the frontier moved.
+        return int(min(getattr(control, self._word).load(shm.SEQ_CST), control.last_index.load(shm.SEQ_CST)))
 
     def __iter__(self) -> Follower:
         return self
@@ -111,10 +107,15 @@ class Follower(Iterator[Entry]):
             return
         if self._reader.era() != self._era:
             self._look_back()  # looking at the frontiers may have shown it; entries are only taken from our own era
+        word = getattr(self._era.view.control, self._word).load
+        seen = word(shm.SEQ_CST)  # before the limit: what moves it from here on ends the rest
         limit = self._limit()
         if limit < self._next:
             self._reader.check_readable(self._next)
             deadline = FOREVER if self._timeout is None else wakeup.now() + self._timeout
+            self._link.rest(word, seen, deadline)
+            if self._limit() >= self._next:
+                return  # the caller comes again
             moved = self._link.wait(
                 lambda: self._limit() >= self._next or self._reader.era() != self._era, deadline, WANTS_PROGRESS
             )

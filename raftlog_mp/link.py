@@ -303,6 +303,14 @@ class Link:
         self._waiters.pass_on()
         return True
 
+    def rest(self, word: Callable[[int], int], seen: int, deadline: float) -> None:
+        """Wait for progress at most once, in one go, while ``word(order)`` is ``seen``; the caller looks again."""
+        seat, sleeper, sock = self.seat, self._sleeper, self._sock
+        if sock is not None and seat is not None and sleeper is not None and not self.closed:
+            bits = layout.WANTS_PROGRESS
+            spin = self._spin_seconds(bits)
+            self._waiters.alone(word, seen, spin, deadline, sleeper, seat, sock, self._heard, bits)
+
     def _hear(self, sock: Any) -> None:
         self._heard(sock, wakeup.receive_now(sock))
 

@@ -54,7 +54,7 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
     )  # fmt: skip
     appends, entries, size = control.appends.store, control.entries.store, control.bytes.store
     relaxed, release, seq_cst = shm.RELAXED, shm.RELEASE, shm.SEQ_CST
-    take, answer = _taker(intake), _answerer(intake)
+    take, answer = _taker(intake), _answerer(intake, followers_first=False)
 
     def go() -> bool:
         """Ring and file, then the sync, and only then anything that tells of it."""
@@ -115,7 +115,7 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
 
 def _memory_round(intake: Intake, relief: Relief) -> Round:
     journal, clients, ring, now = intake.journal, intake.sessions.clients, intake.journal.ring, wakeup.now
-    take, answer = _taker(intake), _answerer(intake)
+    take, answer = _taker(intake), _answerer(intake, followers_first=True)
 
     def go() -> bool:
         """Ring and index, then the commit word."""
@@ -212,8 +212,12 @@ def _owe(intake: Intake, taken: Taken) -> None:
         intake.owing.append(peer)
 
 
-def _answerer(intake: Intake) -> Callable[[Taken, int], None]:
-    """``answer(taken, first_index)``: all answers, then the bells, then what nobody waits for."""
+def _answerer(intake: Intake, *, followers_first: bool) -> Callable[[Taken, int], None]:
+    """``answer(taken, first_index)``: all answers, then the bells, then what nobody waits for.
+
+    ``followers_first``: where an append is a matter of wake-ups alone, the entry should not be on its way to a follower
+    for one wake-up longer than its answer is; who appended needs the time to take it in any case.
+    """
     journal, sessions, record = intake.journal, intake.sessions, intake.journal.producers.record
     ring_bell, wanted, seq_cst = wakeup.ring_bell, layout.WANTS_ANSWERS, shm.SEQ_CST
 
@@ -222,12 +226,15 @@ def _answerer(intake: Intake) -> Callable[[Taken, int], None]:
         for _, lane, sequence, _ in taken:
             lane.complete([(sequence, layout.OK, index, 1, term, 0)])
             index += 1
+        if followers_first:
+            sessions.ring_all()
         for peer, lane, _, _ in taken:
             wants = lane.wants.load(seq_cst)  # as in Peer.ring
             if wants & wanted and wants != peer.rung:
                 peer.rung = wants
                 ring_bell(peer.sock)
-        sessions.ring_all()
+        if not followers_first:
+            sessions.ring_all()
         # Nobody asks the exactly-once table before this round is over.
         for peer, _, sequence, _ in taken:
             record(peer.producer, sequence, (first, 1, term))

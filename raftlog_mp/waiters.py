@@ -72,9 +72,9 @@ class Waiters:
 
     def alone(
         self, word: Callable[[int], int], seen: int, spin: float, deadline: float, sleeper: wakeup.Sleeper, seat: Seat,
-        sock: Any, heard: Callable[[Any, bytes | None], None],
+        sock: Any, heard: Callable[[Any, bytes | None], None], bits: int = layout.WANTS_ANSWERS,
     ) -> None:  # fmt: skip
-        """:meth:`turn` for answers, in one go: wait once while ``word(order)`` is ``seen``, if nobody else waits.
+        """:meth:`turn` in one go: wait once while ``word(order)`` is ``seen``, if nobody else waits.
 
         ``heard(sock, data)`` takes what arrived and is no bell.  Afterwards the caller looks at the word in any case.
         """
@@ -96,7 +96,7 @@ class Waiters:
                     return
                 leads = self._led = True
                 self._sleeps = sleeps = self._sleeps + 1
-                self._seat, self._armed = seat, sleeps << 2 | layout.WANTS_ANSWERS
+                self._seat, self._armed = seat, sleeps << 2 | bits
                 wants(self._armed, shm.SEQ_CST)  # as in _arm
             # The re-check after arming, as in _lead.  Who comes to wait behind us now arms its bits, and looks itself.
             if word(shm.SEQ_CST) == seen and sleeper.sleep(min(deadline - wakeup.now(), SLEEP_SECONDS_MAX)):

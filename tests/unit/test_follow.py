@@ -31,6 +31,7 @@ class StubLink:
         self.era, self.closed, self.connected = 0, False, True
         self.steps: deque[Callable[[], object]] = deque()
         self.deadlines: list[float] = []
+        self.rests: list[float] = []
         self.show(journal)
 
     def show(self, journal: Journal) -> None:
@@ -50,10 +51,16 @@ class StubLink:
         if self.closed:
             raise LogClosed("closed")
 
+    def rest(self, word: Callable[[int], int], seen: int, deadline: float) -> None:
+        self.rests.append(deadline)
+        if word(shm.SEQ_CST) == seen and self.steps:
+            self.steps.popleft()()
+
     def wait(self, ready: Callable[[], bool], deadline: float, wants: int) -> bool:
         assert wants == WANTS_PROGRESS, "a follower waits for frontiers, not for answers"
         self.deadlines.append(deadline)
         while not ready():
+            self.check_open()
             if not self.steps:
                 return False  # the time ran out
             self.steps.popleft()()
@@ -237,7 +244,7 @@ def test_the_time_starts_anew_with_every_wait(log_dir: str, monkeypatch: pytest.
 
     log.link.steps += [come, come, come]
     assert indexes(follower) == [1, 2, 3]
-    assert log.link.deadlines == [102.5, 104.5, 106.5, 108.5]
+    assert log.link.rests == [102.5, 104.5, 106.5, 108.5] and log.link.deadlines == [108.5]
     log.end()
 
 
