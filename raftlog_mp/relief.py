@@ -99,6 +99,7 @@ class Relief:
     def holds_answers(self) -> bool:
         """Whether acknowledgements that could go now must wait a little, so that senders slow down."""
         if self._delay <= 0:
+            self._answers_at = 0.0  # the pressure went while they were held
             return False
         now = wakeup.now()
         if self._answers_at == 0.0:

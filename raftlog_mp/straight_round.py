@@ -21,7 +21,7 @@ from .config import Immediate
 from .index import pack_slot
 from .intake import GATHER_ROUNDS, VIEW_BYTES, Intake
 from .lane import LaneConsumer
-from .layout import SUBMISSION, SUBMISSION_BYTES
+from .layout import FLAG_TERM_GIVEN, SUBMISSION, SUBMISSION_BYTES
 from .pressure import NONE
 from .relief import Relief
 from .sessions import Peer
@@ -30,11 +30,15 @@ from .types import PersistenceStrategy
 # In the order of their indexes: peer, lane, the sequence of its submission, and where in the lane that lay.
 Taken = list[tuple[Peer, LaneConsumer, int, int]]
 Group = tuple[Taken, bytes, bytes]  # what was taken, and its records and index slots, which are not in the log yet
-Round = Callable[[], bool]
+Round = Callable[[], bool | None]
+
+SKIPPED_ROUNDS = 8  # after lanes that were not plain: who floods goes on, and looking twice costs a fifth
 
 
 def straight_round(intake: Intake, completions: Completions, relief: Relief) -> Round:
-    """``go()``: one round whole, but for MemFirst's flush; False, and nothing done, where it is not so simple.
+    """``go()``: one round whole, but for MemFirst's flush.  None: the lanes were empty.  False: it is not so simple.
+
+    Either the round is done exactly as the general way would, or nothing is changed at all.
 
     Under DiskFirst only for a policy that does not gather: what was taken is synced at once.  Raises
     :class:`SyncFailed` for good; those who were taken are owed answers then.
@@ -56,7 +60,7 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
     relaxed, release, seq_cst = shm.RELAXED, shm.RELEASE, shm.SEQ_CST
     take, answer = _taker(intake), _answerer(intake, followers_first=False)
 
-    def go() -> bool:
+    def go() -> bool | None:
         """Ring and file, then the sync, and only then anything that tells of it."""
         start = journal.end
         if (
@@ -68,6 +72,8 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
         if group is None:
             return False
         taken, data, slots = group
+        if not taken:
+            return None
         first, index, segment = journal.next_index, journal.index, journal.segment
         assert index is not None and segment is not None
         ring.write(start, data)
@@ -117,7 +123,7 @@ def _memory_round(intake: Intake, relief: Relief) -> Round:
     journal, clients, ring, now = intake.journal, intake.sessions.clients, intake.journal.ring, wakeup.now
     take, answer = _taker(intake), _answerer(intake, followers_first=True)
 
-    def go() -> bool:
+    def go() -> bool | None:
         """Ring and index, then the commit word."""
         start = journal.end
         if (
@@ -129,6 +135,8 @@ def _memory_round(intake: Intake, relief: Relief) -> Round:
         if group is None:
             return False
         taken, data, slots = group
+        if not taken:
+            return None
         first, index = journal.next_index, journal.index
         assert index is not None
         if first == journal.durable_index + 1:
@@ -144,19 +152,24 @@ def _memory_round(intake: Intake, relief: Relief) -> Round:
 
 
 def _taker(intake: Intake) -> Callable[[], Group | None]:
-    """``take()``: private copies of what the lanes hold, checked as in ``Intake``, and made into records."""
+    """``take()``: private copies of what the lanes hold, checked as in ``Intake``, as records; None: not all plain."""
     journal, clients, limit, floor = intake.journal, intake.sessions.clients, intake.entry_limit, intake.term_floor
     unpack, head_bytes, append, acquire = SUBMISSION.unpack_from, SUBMISSION_BYTES, layout.SUBMIT_APPEND, shm.ACQUIRE
     pack, record_bytes, kind = fmt.pack_record_header, fmt.RECORD_BYTES, fmt.KIND_ENTRIES
-    log_id, generation = journal.log_id, journal.generation
+    log_id, generation, skip = journal.log_id, journal.generation, 0
 
     def take() -> Group | None:
+        nonlocal skip
+        if skip:
+            skip -= 1
+            return None
         taken: Taken = []
         parts: list[bytes] = []
         slots: list[bytes] = []
         room, entries = journal.room()
         term, durable, place, index = journal.last_term, journal.durable, journal.end, journal.next_index
-        if term < floor or journal.hard.term:
+        hard = journal.hard.term
+        if term < floor:
             return None
         for _ in range(GATHER_ROUNDS):  # what arrives meanwhile shares the sync
             before = len(taken)
@@ -170,18 +183,20 @@ def _taker(intake: Intake) -> Callable[[], Group | None]:
                 size, good = tail - head, False
                 if head_bytes <= size < VIEW_BYTES:
                     chunk = lane.copy(head, tail)
-                    length, what, flags, count, body_crc, _, sequence, _, _ = unpack(chunk)
+                    length, what, flags, count, body_crc, given, sequence, _, _ = unpack(chunk)
                     body = chunk[head_bytes:]
                     room -= record_bytes + length
                     good = (
                         head_bytes + length == size and sequence == peer.next_sequence > peer.resumed_until
-                        and what == append and not flags and count == 1 and length <= limit
+                        and what == append and count == 1 and length <= limit
+                        and (hard <= given == term and flags == FLAG_TERM_GIVEN if flags else not hard)
                         and room >= 0 and len(taken) < entries and crc32c(body) == body_crc
                     )  # fmt: skip
                 if not good:
                     if before:  # came while the others were taken: the next round's
                         return taken, b"".join(parts), b"".join(slots)
                     _put_back(taken)
+                    skip = SKIPPED_ROUNDS
                     return None
                 header = pack(
                     body_crc, length, 1, kind, log_id, generation, index, term, place, durable, peer.producer, sequence
@@ -194,7 +209,7 @@ def _taker(intake: Intake) -> Callable[[], Group | None]:
                 index += 1
             if len(taken) == before:
                 break
-        return (taken, b"".join(parts), b"".join(slots)) if taken else None
+        return taken, b"".join(parts), b"".join(slots)
 
     return take
 

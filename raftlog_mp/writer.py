@@ -94,9 +94,7 @@ class Writer:
         while not self._stopping:
             moved = self._go_straight()
             if not moved:
-                moved = self._intake.drain()
-                if moved and not self._mem_first:
-                    self._gather()
+                moved = moved is not None and self._drain()
                 self._commit(moved)
             if self._relief.look():
                 self.sessions.ring_all()
@@ -110,11 +108,12 @@ class Writer:
                 self._check_linger()
         self._shut_down()
 
-    def _go_straight(self) -> bool:
-        """Most rounds, in one go; False, and nothing done, if this is none of those."""
+    def _go_straight(self) -> bool | None:
+        """Most rounds, in one go; None if there is nothing to do, False, and nothing done, if this is none of those."""
         try:
-            if not self._straight():
-                return False
+            done = self._straight()
+            if not done:
+                return done
         except errors.SyncFailed:
             self._fail_unpublished()
         if self._mem_first:
@@ -123,12 +122,14 @@ class Writer:
             self._last_activity = wakeup.now()
         return True
 
-    def _gather(self) -> None:
-        """What arrived while the first submissions were taken shares their fsync."""
-        for _ in range(GATHER_ROUNDS):
+    def _drain(self) -> bool:
+        """Take what the lanes hold; in DiskFirst what arrived meanwhile shares its fsync."""
+        moved = self._intake.drain()
+        for _ in range(GATHER_ROUNDS if moved and not self._mem_first else 0):
             if self._intake.blocked or not self._intake.waiting():
-                return
+                break
             self._intake.drain()
+        return moved
 
     def stop(self, *_: Any) -> None:
         """Ask for an orderly end; safe in a signal handler."""

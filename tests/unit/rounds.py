@@ -46,14 +46,12 @@ class Stage(Running):
     def go(self) -> bool:
         """One round as the writer's loop makes it, with the flush behind it; True if it was straight."""
         writer, journal = self.writer, self.journal
-        straight = writer._go_straight()
+        done = writer._go_straight()
+        straight = done is True
         self.rounds += 1
         self.straight_rounds += straight
         if not straight:
-            moved = writer._intake.drain()
-            if moved and not writer._mem_first:
-                writer._gather()
-            writer._commit(moved)
+            writer._commit(done is not None and writer._drain())
         while journal.job is not None:
             journal.job.wait()
             writer._finish_background_flush()

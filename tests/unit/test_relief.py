@@ -139,6 +139,14 @@ def test_answers_are_held_longer_the_higher_the_pressure(rig: Rig) -> None:
     assert held() == 0.0
 
 
+def test_answers_that_were_held_when_the_pressure_went_keep_nobody_awake(rig: Rig) -> None:
+    """The writer sleeps until they are due: they are due no more."""
+    rig.look(0.75)
+    assert rig.relief.holds_answers()
+    rig.look(0.1, later=1.0)
+    assert not rig.relief.holds_answers() and rig.relief.seconds_until_answers() == float("inf")
+
+
 def test_page_cache_of_sealed_segments_is_given_back(rig: Rig, files: CountingFiles) -> None:
     for _ in range(8):
         append(rig.journal, bytes(50_000))

@@ -10,16 +10,23 @@ from typing import Any
 import pytest
 
 import raftlog_mp as rl
-from raftlog_mp import layout, manifest, wakeup
+from raftlog_mp import layout, manifest, straight_round, wakeup
 from raftlog_mp import shm as memory
 from raftlog_mp.files import Files
 from raftlog_mp.protocol import READER
+from raftlog_mp.types import HardState
 
 from .journals import BOTH, entries_of, reopen
 from .rounds import LATE, Stage, begun, ok, put
 from .running import Member
 
 FAILED = (layout.SYNC_FAILED, 0, 0, 0, errno.EIO)
+
+
+@pytest.fixture(autouse=True)
+def never_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes that were not plain do not keep the next rounds from the straight way."""
+    monkeypatch.setattr(straight_round, "SKIPPED_ROUNDS", 0)
 
 
 @pytest.fixture
@@ -196,6 +203,46 @@ def test_a_lane_that_is_never_plain_is_not_starved(
             assert not one.go(), "what was left is in the next round"
             assert [len(member.answers()) for member in plain] == [1] * 3
         assert [(answer[0], answer[1]) for answer in odd.answers()] == [(number, layout.OK)]
+
+
+@BOTH
+def test_after_lanes_that_were_not_plain_some_rounds_go_the_general_way(
+    stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """Who floods goes on: no need to find that out in every round."""
+    monkeypatch.setattr(straight_round, "SKIPPED_ROUNDS", 3)
+    one = stage(strategy=strategy)
+    member, other = begun(one, 2)
+    put(member, b"x", b"y")
+    assert not one.go()
+    ways = []
+    for _ in range(6):
+        put(member, b"x")
+        put(other, b"x")
+        ways.append(one.go())
+        assert len(other.answers()) == 1
+    assert ways == [False] * 3 + [True] * 3
+
+
+@BOTH
+@pytest.mark.parametrize("hard", [False, True])
+def test_who_gives_the_term_of_the_last_entry_goes_straight(
+    stage: Callable[..., Stage], strategy: str, hard: bool
+) -> None:
+    """A leader of Raft: its term is the log's as long as it leads."""
+    one = stage(strategy=strategy)
+    leader, other = begun(one, 2)
+    put(leader, b"first", term=5)
+    assert not one.go() and [answer[4] for answer in leader.answers()] == [5], "a new term has to begin"
+    if hard:
+        one.journal.hard = HardState(5)
+    put(leader, b"second", term=5)
+    assert one.go() and [answer[1:5] for answer in leader.answers()] == [(layout.OK, 5, 1, 5)]
+    put(leader, b"third", term=4)
+    assert not one.go() and [answer[1] for answer in leader.answers()] == [layout.STALE_TERM]
+    put(other, b"without")
+    assert one.go() != hard, "none given: only where nobody votes"
+    assert [answer[1] for answer in other.answers()] == [layout.TERM_REQUIRED if hard else layout.OK]
 
 
 def test_where_something_waits_for_room_the_general_way_finds_out_when_there_is_some(
