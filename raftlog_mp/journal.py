@@ -8,6 +8,7 @@ the log as it was; after it, as it shall be.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
 from . import format as fmt
@@ -24,6 +25,7 @@ from .producers import KEPT_BYTES_MAX
 from .rolling import Rolling, RollJob
 from .segment import SegmentWriter
 from .shortage import FULL, remove_caches, remove_half_made
+from .sweeper import remove_segment
 from .terms import Run, TermRuns
 from .types import LogId
 
@@ -84,6 +86,25 @@ class Journal(Rolling):
         except RaftLogError:
             self.producers.unrecord(producer, sequence)
             raise
+
+    def settle_to(self, index: int) -> None:
+        """Everything up to ``index`` is durable, so that it can be purged.
+
+        Where that wants space which is not there, in MemFirst, the files of what is durable go at once: it would go in
+        any case.  Raises :class:`DiskFull` if not even that helps.
+        """
+        if index <= self.durable_index and self.failure is None:
+            return
+        try:
+            self._settle()
+        except DiskFull:
+            if self.durable_index <= self.purged.index:
+                raise
+            self.purge_to(self.durable_index)
+            for info in self.take_dead():
+                with suppress(OSError):  # the next start removes it
+                    remove_segment(self.files, self.directory, info.segment_id)
+            self._settle()
 
     def purge_to(self, index: int) -> None:
         """Entries up to ``index`` are gone for readers and for ever; durable on return.  Their files go later."""

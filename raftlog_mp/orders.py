@@ -210,6 +210,7 @@ class Orders:
     def _purge_once(self, index: int, producer: int, sequence: int) -> None:
         """A purge leaves no record that names its submission, so the manifest does: after a reset the same index is
         another entry, and a purge that is sent again must not take that."""
+        self.journal.settle_to(index)
         state = self.journal.manifest
         before, state.purges = state.purges, [*state.purges[1 - PURGES_KEPT :], [producer, sequence]]
         try:

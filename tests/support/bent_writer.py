@@ -68,7 +68,7 @@ def bend_straight_rounds(wrong: Callable[[Any, straight_round.Group], None]) -> 
 
         def take_and_go_wrong() -> straight_round.Group | None:
             group = take()
-            if group is not None and next(rounds) == 5:
+            if group is not None and group[0] and next(rounds) == 5:
                 wrong(intake, group)
                 die()
             return group

@@ -107,3 +107,29 @@ def test_overlapping_syncs_end_before_the_manifest_is_replaced(log_dir: str, mon
     files.listener = None
     stop(journal)
     assert entries_of(log_dir) == one.done
+
+
+@pytest.mark.parametrize("tries", [2, 3])
+def test_a_purge_makes_the_room_that_a_roll_did_not_find(log_dir: str, tries: int) -> None:
+    """Acknowledged entries wait in the ring for it: what is durable goes first, then they are written, then they go."""
+    files = FaultyFiles()
+    journal = begin(log_dir, files)
+    one = Appender(journal)
+    to_the_border(one)
+    one()
+    work(journal)
+    for _ in range(tries):  # the roll's own try, and the first of the purge
+        files.fail("create", errno.ENOSPC, path="manifest.tmp")
+    work(journal)
+    last = journal.next_index - 1
+    assert journal.durable_index < last
+    if tries == 3:  # not even what was durable can be let go of: nothing has changed
+        with pytest.raises(DiskFull):
+            journal.settle_to(last)
+        assert journal.purged.index == 0 and journal.durable_index < last
+    journal.settle_to(last)
+    assert journal.durable_index == last and journal.purged.index == (last - 1 if tries == 2 else 0)
+    journal.purge_to(last)
+    one()
+    stop(journal)
+    assert entries_of(log_dir) == {last + 1: one.done[last + 1]}
