@@ -234,12 +234,11 @@ def between_syncs(found: dict[str, Any]) -> list[Row]:
 
 def one_asleep(found: dict[str, Any]) -> list[Row]:
     return table([
-        ("client call", ""), ("client in lane", "client: append() to lane"), ("client rung", "client's bell"),
-        ("writer awake", "writer wakes up, but for what its bell took"), ("writer take", "to its lanes"),
+        ("client call", ""), ("client in lane", "client: append() to lane"),
+        ("writer awake", "its bell, and the writer is awake"), ("writer take", "to the lane"),
         ("writer published", "checked, in ring, published"), ("writer answered", "answered"),
-        ("writer rung", "writer's bell"), ("client awake", "client wakes up, but for what its bell took"),
-        ("client return", "client takes the answer, returns"),
-    ], in_order(merged(found), ("writer awake", "client rung"), ("client awake", "writer rung")))  # fmt: skip
+        ("client awake", "its bell, and the client is awake"), ("client return", "client takes the answer, returns"),
+    ], merged(found))  # fmt: skip
 
 
 def one_looking(found: dict[str, Any]) -> list[Row]:
@@ -252,20 +251,11 @@ def one_looking(found: dict[str, Any]) -> list[Row]:
 
 def to_follower(found: dict[str, Any]) -> list[Row]:
     return table([
-        ("client call", ""), ("client rung", "client: append(), bell"), ("writer take", "writer wakes up, takes it"),
-        ("writer published", "checked, in ring, published"), ("writer rung", "first bell"),
-        ("follower awake", "follower wakes up"), ("follower got", "follower reads it"),
-    ], in_order(merged(found), ("writer take", "client rung"), ("follower awake", "writer rung")))  # fmt: skip
-
-
-def in_order(marks: Marks, *pairs: tuple[str, str]) -> Marks:
-    """Who is rung may be awake before who rings is back from the bell: then the bell ends there."""
-    marks = list(marks)
-    for early, late in pairs:
-        for n in range(1, len(marks)):
-            if marks[n][1] == late and marks[n - 1][1] == early:
-                marks[n - 1], marks[n] = (marks[n][0], late), (marks[n][0], early)
-    return marks
+        ("client call", ""), ("client in lane", "client: append() to lane"),
+        ("writer awake", "its bell, and the writer is awake"), ("writer take", "to the lane"),
+        ("writer published", "checked, in ring, published"), ("follower awake", "its bell, and the follower is awake"),
+        ("follower got", "follower reads it"),
+    ], merged(found))  # fmt: skip
 
 
 def cases(seconds: float, where: str | None) -> dict[str, list[Row]]:
