@@ -78,9 +78,8 @@ class Writer:
         self._relief.look()  # before anybody is served: the level outlives a writer
         self._completions = Completions(self._intake, self.sessions, self._relief)
         self._straight = straight_round(self._intake, self._completions, self._relief)
-        self._linger, self._stopping, self._flush_asked = linger, False, False
-        self._last_state = layout.STATE_STOPPED
-        self._last_activity = wakeup.now()
+        self._linger, self._stopping, self._last_state = linger, False, layout.STATE_STOPPED
+        self._flush_asked, self._last_activity = False, wakeup.now()
         self.control.state.store(layout.STATE_RUNNING, shm.SEQ_CST)
         startup.supersede(self.journal)
 
@@ -162,6 +161,7 @@ class Writer:
         ready = poller.wait(seconds)
         if seconds > 0:
             self.control.writer_sleeping.store(0, shm.SEQ_CST)
+            self._go_straight()  # who rang waits for this, and not for its bell to be read
         if ready:
             if self._syncer is not None and self._syncer in ready:
                 self._syncer.event.clear()
