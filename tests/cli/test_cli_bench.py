@@ -31,7 +31,9 @@ def test_every_peer_is_installed():
 @pytest.mark.parametrize("groups", ["durable,sizes", "memory", "reads", "follow,mixed", "open,growth"])
 def test_every_case_is_measured_verified_and_shown(groups, tmp_path, capsys):
     chosen = tuple(groups.split(","))
-    plan = result.Plan(rounds=1, seconds=SECONDS, small=True, groups=chosen, peers=tuple(stores.installed()))
+    plan = result.Plan(
+        rounds=1, seconds=SECONDS, small=True, full=True, groups=chosen, peers=tuple(stores.installed())
+    )
     found = rounds.run(str(tmp_path), plan, lambda _: None)
     assert {path.name for path in tmp_path.iterdir()} <= {"mapped"}  # a file of the raw limits
     assert found.problems == [] and found.verified_contents > 0
