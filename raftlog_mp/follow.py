@@ -107,13 +107,13 @@ class Follower(Iterator[Entry]):
             return
         if self._reader.era() != self._era:
             self._look_back()  # looking at the frontiers may have shown it; entries are only taken from our own era
-        word = getattr(self._era.view.control, self._word).load
+        era, calm, word = self._era, self._reader.calm, getattr(self._era.view.control, self._word).load
         seen = word(shm.SEQ_CST)  # before the limit: what moves it from here on ends the rest
         limit = self._limit()
         if limit < self._next:
             self._reader.check_readable(self._next)
             deadline = FOREVER if self._timeout is None else wakeup.now() + self._timeout
-            self._link.rest(word, seen, deadline)
+            self._link.rest(lambda order: word(order) if calm(era) else -1, seen, deadline)
             if self._limit() >= self._next:
                 return  # the caller comes again
             moved = self._link.wait(

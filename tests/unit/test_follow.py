@@ -248,6 +248,24 @@ def test_the_time_starts_anew_with_every_wait(log_dir: str, monkeypatch: pytest.
     log.end()
 
 
+def test_a_change_ends_the_rest_though_no_frontier_moves(log_dir: str) -> None:
+    """A bell that was rung before the follower was armed is not heard: its look afterwards has to see the change."""
+    log = Followed(log_dir)
+    log.append(2)
+    follower = log.follow(1)
+    assert [next(follower).index, next(follower).index] == [1, 2]
+
+    def rest(word: Callable[[int], int], seen: int, deadline: float) -> None:
+        assert word(shm.SEQ_CST) == seen
+        log.journal.roll()
+        assert word(shm.SEQ_CST) != seen
+        log.append()
+
+    log.link.rest = rest
+    assert next(follower).index == 3
+    log.end()
+
+
 def test_timeout_zero_drains(log_dir: str) -> None:
     log = Followed(log_dir)
     log.append(3)
