@@ -1,6 +1,6 @@
 """What looking at memory costs the writer: processor time of a reading, as a share of the time between two of them.
 
-    python benchmarks/sampling_cost.py [--rounds 7] [--readings 300] [--json]
+    python benchmarks/sampling_cost.py [--small] [--rounds 7] [--readings 300] [--json]
 
 A reading is what the writer's main loop takes each ``PressureConfig.sample_ms`` while anybody is connected: control
 groups, the host's memory, stalls (PSI) and its own size.
@@ -27,10 +27,13 @@ def microseconds_of_a_reading(probe: MemoryProbe, readings: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--small", action="store_true", help="a few readings: that it runs, not what it says")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--readings", type=int, default=300, help="in a round")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.small:
+        options.rounds, options.readings = 2, 5
     probe, sample_ms = MemoryProbe("/"), rl.PressureConfig().sample_ms
     probe.read()
     costs = sorted(microseconds_of_a_reading(probe, options.readings) for _ in range(options.rounds))
