@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.small:
-        options.rounds, options.readings = 2, 5
+        options.rounds, options.readings = 3, 20
     probe, sample_ms = MemoryProbe("/"), rl.PressureConfig().sample_ms
     probe.read()
     costs = sorted(microseconds_of_a_reading(probe, options.readings) for _ in range(options.rounds))

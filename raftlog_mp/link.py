@@ -209,6 +209,7 @@ class Link:
                     raise ConnectionResetError("the writer hung up during the greeting")
                 messages = parser.feed(data)
             self._adopt(sock, parser, messages[0], fds)
+            processes.reap()  # the writer before: when it hung up it may not have been quite dead
         except BaseException as error:
             if self._sock is sock:
                 self._drop_connection()

@@ -52,7 +52,7 @@ def check_case(found: result.Result, case: cases.Case) -> None:
     """It was measured beside its limit and its peers."""
     subjects = found.figures[case.name]
     peers = found.plan.peers_of(case) if case.kind != "read_batches" else []
-    if case.group == "open" and case.entries > 100_000:
+    if case.group == "open" and case.entries > 100_000 and peers:  # none at ten million
         peers.remove("pysyncobj")  # holds all entries in memory
     assert {"ours", *peers} <= set(subjects)
     assert ("raw" in subjects) is (case.limit != "smallest")
