@@ -25,7 +25,7 @@ from .waiters import SLEEP_SECONDS_MAX, Waiters
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.005  # before the second attempt to reach a writer that is starting; grows by half each time
-RETRY_SECONDS_MAX = 0.05
+RETRY_SECONDS_MAX = 0.25  # more often, processes that look for the next writer take the cores from it: 0.05 was slower
 NO_WRITER = "no writer runs"
 GREETING_SECONDS = 2.0  # that a mere look for a writer waits for one that is there and does not answer
 MUTE_SECONDS = 1.0  # before it is looked for again
