@@ -222,7 +222,7 @@ class Sessions:
     def _give_lane(self, peer: Peer, mapping: shm.Mapping, lane_bytes: int, first: int, highest_sent: int) -> None:
         peer.lane = LaneConsumer(mapping, lane_bytes)
         peer.seat = peer.lane
-        peer.next_sequence = first
+        peer.next_sequence = peer.counted_sequence = first  # not at work before it submits
         peer.resumed_until = self._producers.connect(peer.producer, first, highest_sent)
         self.clients.append(peer)
 

@@ -16,6 +16,7 @@ FAKE_PYTHON = """#!/bin/sh
 if [ "$1" = -c ]; then exit "${PROBE_CODE:-0}"; fi
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$4/bin" && cp "$0" "$4/bin/python"; fi
 echo "$@" >> "$CALLS"
+if [ -n "$SHOW_BYTECODE" ]; then echo "bytecode ${PYTHONDONTWRITEBYTECODE-kept} ${PYTHONPYCACHEPREFIX-beside}" >> "$CALLS"; fi
 case "$*" in
   *" --editable "*) echo "a line of pip"; exit "${PIP_CODE:-0}";;
   sleep) exec sleep 600;;
@@ -126,6 +127,28 @@ def test_a_failed_installation_shows_its_output_and_is_tried_again(
     monkeypatch.delenv("PIP_CODE")
     assert dev.main(["demo"]) == 0
     assert "a line of pip" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("unwanted", "folder", "shown"),
+    [
+        (None, None, "kept beside"),
+        ("1", None, "kept {root}/.venv/bytecode"),
+        ("1", "/x", "kept /x"),
+        ("", None, "kept beside"),
+    ],
+)
+def test_bytecode_is_kept_and_not_where_it_is_unwanted(
+    project: Project, monkeypatch: pytest.MonkeyPatch, unwanted: str | None, folder: str | None, shown: str
+) -> None:
+    for name, value in (("PYTHONDONTWRITEBYTECODE", unwanted), ("PYTHONPYCACHEPREFIX", folder)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SHOW_BYTECODE", "1")
+    assert dev.main(["demo"]) == 0
+    assert project.calls()[-1] == "bytecode " + shown.format(root=project.root)
 
 
 def test_a_job_that_hangs_is_ended(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import errno
 import inspect
 import random
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,7 @@ from .rounds import LATE, Stage, begun, put
 from .running import Member
 from .test_journal_order import OrderBroken, OrderCheck
 
-
-@pytest.fixture(autouse=True)
-def never_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lanes that were not plain do not keep the next rounds from the straight way."""
-    monkeypatch.setattr(straight_round, "SKIPPED_ROUNDS", 0)
-
-
-@pytest.fixture
-def stage(log_dir: str) -> Iterator[Callable[..., Stage]]:
-    """Makes the stage of a test, and ends it."""
-    made: list[Stage] = []
-
-    def make(**settings: Any) -> Stage:
-        made.append(Stage(log_dir, **settings))
-        return made[0]
-
-    yield make
-    for one in made:
-        one.end()
+pytestmark = pytest.mark.usefixtures("never_skipped")
 
 
 # ---------------------------------------------------------------- the same as the general way

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import select
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -23,24 +22,7 @@ from .running import Member
 FAILED = (layout.SYNC_FAILED, 0, 0, 0, errno.EIO)
 
 
-@pytest.fixture(autouse=True)
-def never_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lanes that were not plain do not keep the next rounds from the straight way."""
-    monkeypatch.setattr(straight_round, "SKIPPED_ROUNDS", 0)
-
-
-@pytest.fixture
-def stage(log_dir: str) -> Iterator[Callable[..., Stage]]:
-    """Makes the stage of a test, and ends it."""
-    made: list[Stage] = []
-
-    def make(**settings: Any) -> Stage:
-        made.append(Stage(log_dir, **settings))
-        return made[0]
-
-    yield make
-    for one in made:
-        one.end()
+pytestmark = pytest.mark.usefixtures("never_skipped")
 
 
 # ---------------------------------------------------------------- the disk fails
@@ -302,3 +284,15 @@ def test_who_has_hung_up_holds_nobody_up(stage: Callable[..., Stage]) -> None:
     assert one.word("clients") == 1
     put(here, b"x")
     assert one.go() and here.answers() == [ok(3, 6)]
+
+
+@BOTH
+def test_who_submits_is_at_work_and_who_is_merely_connected_is_not(stage: Callable[..., Stage], strategy: str) -> None:
+    """Whether anybody looks before sleeping depends on it."""
+    one = stage(strategy=strategy)
+    one.client()
+    assert one.writer._intake.count_active() == 0
+    _, member, _ = begun(one, 3)
+    assert one.writer._intake.count_active() == 3
+    put(member, b"x")
+    assert one.go() and one.writer._intake.count_active() == 1 and one.writer._intake.count_active() == 0
