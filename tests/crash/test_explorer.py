@@ -1,4 +1,4 @@
-"""Power cuts and kills at the steps of many lives of a log: some thousand states here, 100,000 with tools/crash.py."""
+"""Power cuts and kills at the steps of many lives of a log: fifteen hundred states here, 100,000 with tools/crash.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .explorer import Report
 from .look import INVARIANTS, Violation
 from .scenarios import PROFILES, Profile
 
-STATES = 250  # distinct ones of each profile
-EVERY = 17  # prefixes, so that a life is seen to its end
+STATES = 120  # distinct ones of each profile
+EVERY = 29  # prefixes, so that a life is seen to its end
 MANY_STATES = 8_400
 
 

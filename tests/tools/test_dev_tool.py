@@ -16,7 +16,8 @@ FAKE_PYTHON = """#!/bin/sh
 if [ "$1" = -c ]; then exit "${PROBE_CODE:-0}"; fi
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$4/bin" && cp "$0" "$4/bin/python"; fi
 echo "$@" >> "$CALLS"
-if [ -n "$SHOW_BYTECODE" ]; then echo "bytecode ${PYTHONDONTWRITEBYTECODE-kept} ${PYTHONPYCACHEPREFIX-beside}" >> "$CALLS"; fi
+kept="${PYTHONDONTWRITEBYTECODE-kept} ${PYTHONPYCACHEPREFIX-beside}"
+if [ -n "$SHOW_BYTECODE" ]; then echo "bytecode $kept" >> "$CALLS"; fi
 case "$*" in
   *" --editable "*) echo "a line of pip"; exit "${PIP_CODE:-0}";;
   sleep) exec sleep 600;;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ STRUCT_BESIDES = {
 FILE_LINES, FUNCTION_LINES = 400, 70
 
 
+@functools.cache
 def modules() -> dict[str, list[Path]]:
     """Module or subpackage of the top level -> its files."""
     found: dict[str, list[Path]] = {}
@@ -113,6 +115,7 @@ def outside_imports(tree: ast.Module) -> set[str]:
     return {name.split(".")[0] for level, name in imports(tree) if level == 0}
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -213,10 +216,10 @@ def test_files_and_functions_of_the_tests_are_short(path: Path) -> None:
 
 
 def test_control_a_long_file_and_a_long_function_are_caught(tmp_path: Path) -> None:
-    path = tmp_path / "long.py"
+    fits, path = tmp_path / "fits.py", tmp_path / "long.py"
     body, rest = "    pass\n" * (FUNCTION_LINES - 1), FILE_LINES - FUNCTION_LINES
-    path.write_text("def just_right():\n" + body + "\n" * rest)
-    assert too_long(path) == []
+    fits.write_text("def just_right():\n" + body + "\n" * rest)
+    assert too_long(fits) == []
     path.write_text("def too_much():\n" + body + "    pass\n" + "\n" * rest)
     lines, length = FILE_LINES + 1, FUNCTION_LINES + 1
     assert too_long(path) == [f"long.py has {lines} lines", f"long.py:1 too_much has {length} lines"]
