@@ -1,4 +1,4 @@
-"""Power cuts and kills at the steps of many lives of a log: fifteen hundred states here, 100,000 with tools/crash.py."""
+"""Power cuts and kills at the steps of many lives of a log: 1,500 states here, 100,000 with tools/crash.py."""
 
 from __future__ import annotations
 
