@@ -55,18 +55,32 @@ class Gathering:
         if self.group == 0:
             self._oldest = self._began if self._unseen else now
             self._unseen = False
-        memory = MEMORY_SYNCS * self.sync_s
-        faded = self._recent * exp((self._arrived_at - now) / memory) if memory else 0.0
-        self._recent = faded + submissions
+        self._recent = self._faded(now) + submissions
         self._arrived_at = now
         self.group += submissions
 
+    def _faded(self, now: float) -> float:
+        memory = MEMORY_SYNCS * self.sync_s
+        return self._recent * exp((self._arrived_at - now) / memory) if memory else 0.0
+
     def seconds_until_flush(self, now: float) -> float:
         """How long the group may still wait: 0 = flush now.  To be asked again after every arrival."""
-        expected = self._recent * PATIENCE_SYNCS / MEMORY_SYNCS  # while two fsyncs would run
-        if self.group >= self._crowd or expected < 1:
+        if self._is_whole(self.group, self._recent):
             return 0.0
-        return max(0.0, min(self._arrived_at + self._patience_s, self._oldest + self._target_s - self.sync_s) - now)
+        return max(0.0, self._until(self._arrived_at, self._oldest) - now)
+
+    def due_with(self, now: float, submissions: int) -> bool:
+        """Whether nothing would wait if so many more came now: what :meth:`seconds_until_flush` would say then."""
+        if self._is_whole(self.group + submissions, self._faded(now) + submissions):
+            return True
+        oldest = self._oldest if self.group else self._began if self._unseen else now
+        return self._until(now, oldest) <= now
+
+    def _is_whole(self, group: int, recent: float) -> bool:
+        return group >= self._crowd or recent * PATIENCE_SYNCS / MEMORY_SYNCS < 1  # expected while two fsyncs would run
+
+    def _until(self, arrived_at: float, oldest: float) -> float:
+        return min(arrived_at + self._patience_s, oldest + self._target_s - self.sync_s)
 
     def settled(self) -> None:
         """Nothing waits any more: something else needed an fsync, and it covered the group."""

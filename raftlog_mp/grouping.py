@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from . import wakeup
 from .adaptive import Gathering
 from .config import Adaptive, Immediate
 from .flush import NEVER, seconds_until_flush
 from .intake import Intake
 from .patience import Patience
+from .sessions import Peer
 from .types import PersistenceStrategy
 
 LOOK_SECONDS = 1e-3  # longer waits are slept through: waking up costs little beside them
@@ -47,21 +50,25 @@ class Grouping:
         self._gathering.settled()
         return NEVER
 
+    def goes_at_once(self, submissions: int) -> bool:
+        """Whether so many, taken just now where nothing else waits for a flush, need not wait for others."""
+        return self._gathering is None or self._gathering.due_with(wakeup.now(), submissions)
+
     def flushing(self) -> None:
         """A flush of everything taken so far begins."""
         if self._gathering is not None:
             self.arrivals()
             self._gathering.flushing(wakeup.now())
 
-    def flushed(self) -> None:
-        """It succeeded; in DiskFirst nobody was answered yet."""
+    def flushed(self, covered: Iterable[Peer]) -> None:
+        """It succeeded; in DiskFirst none of those ``covered`` was answered yet."""
         gathering = self._gathering
         if gathering is None:
             return
         now = wakeup.now()
         if self._answers_wait:
             # Who stands in a lane now came during the fsync.  They are as many each as those in the group were.
-            clients = len(set(self._intake.owing))
+            clients = len(set(covered))
             missed = self._intake.count_waiting() * gathering.under_way / max(1, clients)
         else:
             self.arrivals()

@@ -17,7 +17,8 @@ from crc32c import crc32c
 from . import format as fmt
 from . import layout, shm, wakeup
 from .completions import Completions
-from .config import Immediate
+from .config import Adaptive, Batch
+from .grouping import Grouping
 from .index import pack_slot
 from .intake import GATHER_ROUNDS, VIEW_BYTES, Intake
 from .lane import LaneConsumer
@@ -32,41 +33,44 @@ Taken = list[tuple[Peer, LaneConsumer, int, int]]
 Group = tuple[Taken, bytes, bytes]  # what was taken, and its records and index slots, which are not in the log yet
 Round = Callable[[], bool | None]
 
-SKIPPED_ROUNDS = 8  # after lanes that were not plain: who floods goes on, and looking twice costs a fifth
+# After lanes that were not plain, or a group that had to wait: who floods goes on, and looking twice costs a fifth.
+SKIPPED_ROUNDS = 8
 
 
-def straight_round(intake: Intake, completions: Completions, relief: Relief) -> Round:
+def straight_round(intake: Intake, completions: Completions, relief: Relief, grouping: Grouping) -> Round:
     """``go()``: one round whole, but for MemFirst's flush.  None: the lanes were empty.  False: it is not so simple.
 
     Either the round is done exactly as the general way would, or nothing is changed at all.
 
-    Under DiskFirst only for a policy that does not gather: what was taken is synced at once.  Raises
-    :class:`SyncFailed` for good; those who were taken are owed answers then.
+    Under DiskFirst only where nothing gathers: what was taken is synced at once, so it is none of ``Batch``'s rounds,
+    and one of ``Adaptive``'s where its group is whole.  Raises :class:`SyncFailed` for good; those who were taken are
+    owed answers then.
     """
     if intake.config.strategy != PersistenceStrategy.DISK_FIRST:
         return _memory_round(intake, relief)
-    if isinstance(intake.config.flush_policy, Immediate):
-        return _durable_round(intake, completions, relief)
-    return lambda: False
+    if isinstance(intake.config.flush_policy, Batch):
+        return lambda: False
+    gathers = isinstance(intake.config.flush_policy, Adaptive)
+    return _durable_round(intake, completions, relief, grouping if gathers else None)
 
 
-def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> Round:
-    journal, control, ring, now = intake.journal, intake.control, intake.journal.ring, wakeup.now
-    written, durable, durable_index = control.written.store, control.durable.store, control.durable_index.store
-    published, last_index, fsyncs, fsync_ns = (
-        control.published.store, control.last_index.store, control.fsyncs.store, control.fsync_ns.store,
-    )  # fmt: skip
-    appends, entries, size = control.appends.store, control.entries.store, control.bytes.store
-    relaxed, release, seq_cst = shm.RELAXED, shm.RELEASE, shm.SEQ_CST
-    take, answer = _taker(intake), _answerer(intake, followers_first=False)
+def _durable_round(intake: Intake, completions: Completions, relief: Relief, grouping: Grouping | None) -> Round:
+    journal, ring, now = intake.journal, intake.journal.ring, wakeup.now
+    written, relaxed = intake.control.written.store, shm.RELAXED
+    take, tell, answer = _taker(intake), _teller(intake), _answerer(intake, followers_first=False)
+    skip = 0
 
     def go() -> bool | None:
         """Ring and file, then the sync, and only then anything that tells of it."""
+        nonlocal skip
         start = journal.end
         if (
             start != journal.durable or journal.job is not None or journal.failure is not None or intake.owing
             or intake.blocked or relief.level != NONE or completions.late is not None
         ):  # fmt: skip
+            return False
+        if skip:
+            skip -= 1
             return False
         group = take()
         if group is None:
@@ -74,16 +78,23 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
         taken, data, slots = group
         if not taken:
             return None
+        count = len(taken)
+        if grouping is not None and not grouping.goes_at_once(count):
+            _put_back(taken)
+            skip = SKIPPED_ROUNDS
+            return False
         first, index, segment = journal.next_index, journal.index, journal.segment
         assert index is not None and segment is not None
         ring.write(start, data)
         index.write(first, slots)
         # All that the journal knows of records that are in the ring; what they were, the table learns in answer().
         end = journal.end = journal.copied = journal.written = journal.tail_entries_end = start + len(data)
-        count = len(taken)
         journal.vouched, journal.next_index = start, first + count
         journal.slots_from = first + count
+        journal.appends += count
         written(end, relaxed)
+        if grouping is not None:
+            grouping.flushing()
         began = now()
         try:
             segment.write(start, [data])
@@ -91,9 +102,28 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
         except OSError as error:
             _owe(intake, taken)
             journal.fsyncs += 1
-            fsyncs(journal.fsyncs, relaxed)
+            intake.control.fsyncs.store(journal.fsyncs, relaxed)
             raise journal.fail(error) from error
-        seconds, last = now() - began, first + count - 1
+        seconds = now() - began
+        if grouping is not None:
+            grouping.flushed([peer for peer, *_ in taken])
+        tell(end, first + count - 1, count, len(data), seconds)
+        answer(taken, first)
+        journal.open_gate()
+        return True
+
+    return go
+
+
+def _teller(intake: Intake) -> Callable[[int, int, int, int, float], None]:
+    """``tell(end, last_index, entries, bytes, seconds)``: what was synced is durable, and shows."""
+    journal, control = intake.journal, intake.control
+    durable, durable_index, published = control.durable.store, control.durable_index.store, control.published.store
+    last_index, fsyncs, fsync_ns = control.last_index.store, control.fsyncs.store, control.fsync_ns.store
+    appends, entries, size = control.appends.store, control.entries.store, control.bytes.store
+    relaxed, release, seq_cst = shm.RELAXED, shm.RELEASE, shm.SEQ_CST
+
+    def tell(end: int, last: int, count: int, length: int, seconds: float) -> None:
         # As in Pipeline._tell_durable and publish; neither the term nor what is unflushed has changed.
         durable(end, release)
         durable_index(last, seq_cst)
@@ -104,19 +134,15 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief) -> 
         journal.sync_seconds = seconds
         journal.fsyncs += 1
         journal.fsync_ns += int(seconds * 1e9)
-        journal.appends += count
         journal.entries += count
-        journal.bytes += len(data) - count * fmt.RECORD_BYTES
+        journal.bytes += length - count * fmt.RECORD_BYTES
         fsyncs(journal.fsyncs, relaxed)
         fsync_ns(journal.fsync_ns, relaxed)
         appends(journal.appends, relaxed)
         entries(journal.entries, relaxed)
         size(journal.bytes, relaxed)
-        answer(taken, first)
-        journal.open_gate()
-        return True
 
-    return go
+    return tell
 
 
 def _memory_round(intake: Intake, relief: Relief) -> Round:

@@ -77,7 +77,7 @@ class Writer:
         self._relief = Relief(self.journal)
         self._relief.look()  # before anybody is served: the level outlives a writer
         self._completions = Completions(self._intake, self.sessions, self._relief)
-        self._straight = straight_round(self._intake, self._completions, self._relief)
+        self._straight = straight_round(self._intake, self._completions, self._relief, self._grouping)
         self._linger, self._stopping, self._last_state = linger, False, layout.STATE_STOPPED
         self._flush_asked, self._last_activity = False, wakeup.now()
         self.control.state.store(layout.STATE_RUNNING, shm.SEQ_CST)
@@ -275,7 +275,7 @@ class Writer:
         self._flush_asked = False
         self._grouping.flushing()
         self.journal.flush(self._completions.ring_late)
-        self._grouping.flushed()
+        self._grouping.flushed(self._intake.owing)
         self.journal.publish()
         self._intake.oldest = wakeup.now()  # of what follows in this round, if a full ring made us flush in the middle
         self._completions.post_and_tell()
@@ -296,7 +296,7 @@ class Writer:
         if job is not None and job.finished is not None and job.finished.is_set():
             try:
                 self.journal.finish_job()
-                self._grouping.flushed()
+                self._grouping.flushed(self._intake.owing)
             except errors.SyncFailed:
                 pass  # latched; the next submission and every waiter is told
             self.sessions.ring_all()

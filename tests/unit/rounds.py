@@ -29,7 +29,7 @@ class Stage(Running):
     def take_way(self, way: Callable[..., straight_round.Round] = straight_round.straight_round) -> None:
         """Bind the straight way anew: to what was put around the writer since, or as another build has it."""
         writer = self.writer
-        writer._straight = way(writer._intake, writer._completions, writer._relief)
+        writer._straight = way(writer._intake, writer._completions, writer._relief, writer._grouping)
 
     def client(self) -> Member:
         """One more client."""

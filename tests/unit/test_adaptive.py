@@ -278,10 +278,15 @@ def test_it_is_never_stuck(seed: int) -> None:
     """Whatever comes: a wait is at most the target, and once it is over the answer is 0."""
     draw, now = random.Random(seed), 0.0
     gathering = Gathering(TARGET)
+    at_once = set()
     for _ in range(300):
         for _ in range(draw.randrange(1, 5)):
             now += draw.choice((0.0, 1e-6, 1e-4, 1e-2))
-            gathering.arrived(now, draw.choice((0, 1, 1, 10, 1000)))
+            if comes := draw.choice((0, 1, 1, 10, 1000)):
+                foretold = gathering.due_with(now, comes)
+                gathering.arrived(now, comes)
+                assert foretold is (gathering.seconds_until_flush(now) == 0), "and asking has changed nothing"
+                at_once.add(foretold)
         wait = gathering.seconds_until_flush(now)
         assert 0 <= wait <= TARGET
         assert gathering.seconds_until_flush(now + wait + 1e-9) == 0
@@ -289,4 +294,4 @@ def test_it_is_never_stuck(seed: int) -> None:
         gathering.flushing(now)
         now += draw.choice((0.0, 1e-5, 1e-3, 0.1))
         gathering.flushed(now, draw.choice((0, 0, 1, 3.5, 1e12)))
-    assert MEMORY_SYNCS > PATIENCE_SYNCS
+    assert MEMORY_SYNCS > PATIENCE_SYNCS and at_once == {True, False}
