@@ -241,7 +241,7 @@ def _taker(intake: Intake) -> Callable[[], Group | None]:
 
 
 def _put_back(taken: Taken) -> None:
-    for peer, lane, sequence, head in taken:
+    for peer, lane, sequence, head in reversed(taken):  # a lane that was looked at twice ends where it began
         lane.head, peer.next_sequence = head, sequence
 
 

@@ -15,7 +15,7 @@ from support.processes import Actor, BentWriter, kill9, no_writer_after, rows_of
 import raftlog_mp as rl
 
 LAST = b"that was all"
-POLICIES = {"immediate": rl.Immediate(), "batch": rl.Batch(threshold=64, interval_ms=5)}
+POLICIES = {"immediate": rl.Immediate(), "batch": rl.Batch(threshold=64, interval_ms=5), "adaptive": rl.Adaptive(5)}
 
 
 def small(strategy: str, policy: str) -> rl.LogConfig:
@@ -64,9 +64,10 @@ def finish(
 
 
 @pytest.mark.parametrize(("strategy", "policy"), [
-    ("disk_first", "immediate"), ("mem_first", "batch"),
+    ("disk_first", "immediate"), ("disk_first", "adaptive"), ("mem_first", "batch"),
     pytest.param("disk_first", "batch", marks=pytest.mark.slow),
     pytest.param("mem_first", "immediate", marks=pytest.mark.slow),
+    pytest.param("mem_first", "adaptive", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_writer_killed_again_and_again(log_dir: str, tmp_path: Path, strategy: str, policy: str) -> None:
     seed = sorted(POLICIES).index(policy) * 2 + (strategy == "mem_first")

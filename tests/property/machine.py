@@ -23,7 +23,7 @@ PAYLOADS = st.one_of(
 BATCHES = st.lists(PAYLOADS, max_size=6)
 STEPS = st.sampled_from([None, 0, 0, 0, 1, -1])  # a term, as its distance from the current one
 BACK = st.integers(-2, 12)  # an index, as its distance from the end
-POLICIES = st.sampled_from([rl.Immediate(), rl.Batch(5, 1), rl.Batch(10**9, 20)])
+POLICIES = st.sampled_from([rl.Immediate(), rl.Batch(5, 1), rl.Batch(10**9, 20), rl.Adaptive(5)])
 FRESH = st.lists(st.tuples(PAYLOADS, st.sampled_from([0, 0, 0, 1])), max_size=4)
 WHO = st.sampled_from(["log", "log", "other"])
 READS = st.sampled_from(["log", "other", "reader"])

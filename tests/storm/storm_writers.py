@@ -10,11 +10,11 @@ from storm_board import Board
 from support import bent_changes, bent_writer
 
 from raftlog_mp import findings, hard_state, journal, writer
-from raftlog_mp.config import Batch, FlushPolicy, Immediate, LogConfig
+from raftlog_mp.config import Adaptive, Batch, FlushPolicy, Immediate, LogConfig
 
 POLICIES: dict[str, FlushPolicy] = {
     "immediate": Immediate(), "batch": Batch(threshold=64, interval_ms=5),
-    "lazy": Batch(threshold=2000, interval_ms=40),
+    "lazy": Batch(threshold=2000, interval_ms=40), "adaptive": Adaptive(target_ms=5),
 }  # fmt: skip
 
 # Where a writer may kill itself: a call of it after it began to serve, or while it recovers.
