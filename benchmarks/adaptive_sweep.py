@@ -6,7 +6,8 @@
 Open loop: several client processes submit at given rates, at random moments (Poisson), whether or not what came before
 is answered; latency counts from the moment a submission was due.  Closed loop: each client appends one entry at a time.
 Every policy has a log and a writer of its own; all are alive during the whole run, and at each load they take turns,
-each second round backwards.  Figures are medians of the rounds, with the least and the largest beside them.
+each second round backwards.  Figures are medians of the rounds, with the least and the largest beside them.  After each
+measurement every client reads what it was answered, and compares; the first wrong entry ends the run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -30,29 +32,45 @@ from typing import Any
 
 import raftlog_mp as rl
 
-PAYLOAD = bytes(256)
+PAYLOAD_BYTES = 256
 POLICIES = ("immediate", "batch:4:5", "batch:8:5", "batch:64:5", "batch:1024:5", "adaptive:5")
 RATES = (100, 300, 1_000, 2_000, 4_000, 8_000, 16_000)  # entries a second, of all clients together
 CLIENTS = (1, 2, 3, 4, 6, 8)
 WARM_SECONDS = 0.2  # of the load, before anything counts
 MEASURES = ("p50_ms", "p99_ms", "fsyncs_per_append", "appends_per_s")
 Load = dict[str, Any]
+Answers = list[tuple[int, bytes]]  # index and payload
+
+numbers = itertools.count()
 
 
 # ---------------------------------------------------------------- client processes
-def open_loop(log: rl.Log, load: Load) -> list[float]:
+def new_payload() -> bytes:
+    """No other entry of any log has it."""
+    return (b"%d/%d" % (os.getpid(), next(numbers))).ljust(PAYLOAD_BYTES, b".")
+
+
+def check(log: rl.Log, answers: Answers) -> None:
+    """Ends the process if the log does not say what the answers did."""
+    for index, payload in answers:
+        entry = log.get(index)
+        if entry is None or entry.payload != payload:
+            raise SystemExit(f"{log.stats().path}: entry {index} is not what was appended there")
+
+
+def open_loop(log: rl.Log, load: Load, answers: Answers) -> list[float]:
     """Submit at random moments; a thread waits for the answers.  Seconds from when each was due."""
     draw, taken = random.Random(load["seed"]), []
-    sent: collections.deque[tuple[float, rl.Ticket[range] | None]] = collections.deque()
+    sent: collections.deque[tuple[float, bytes, rl.Ticket[range] | None]] = collections.deque()
     more = threading.Semaphore(0)
 
     def reap() -> None:
         while True:
             more.acquire()
-            due, ticket = sent.popleft()
+            due, payload, ticket = sent.popleft()
             if ticket is None:
                 return
-            ticket.result(60.0)
+            answers.append((ticket.result(60.0)[0], payload))
             if due >= load["from"]:
                 taken.append(time.monotonic() - due)
 
@@ -63,22 +81,24 @@ def open_loop(log: rl.Log, load: Load) -> list[float]:
         wait = due - time.monotonic()
         if wait > 0:
             time.sleep(wait)
-        sent.append((due, log.submit([PAYLOAD])))
+        payload = new_payload()
+        sent.append((due, payload, log.submit([payload])))
         more.release()
         due += draw.expovariate(load["rate"])
-    sent.append((due, None))
+    sent.append((due, b"", None))
     more.release()
     reaper.join()
     return taken
 
 
-def closed_loop(log: rl.Log, load: Load) -> list[float]:
+def closed_loop(log: rl.Log, load: Load, answers: Answers) -> list[float]:
     """Append one at a time.  Seconds of each append."""
     taken = []
     time.sleep(max(0.0, load["start"] - time.monotonic()))
     began = time.monotonic()
     while began < load["until"]:
-        log.append(PAYLOAD)
+        payload = new_payload()
+        answers.append((log.append(payload), payload))
         end = time.monotonic()
         if began >= load["from"]:
             taken.append(end - began)
@@ -97,7 +117,9 @@ def client() -> None:
             if path not in logs:
                 logs[path] = stack.enter_context(rl.open_log(path, create=False, autostart=False))
             if "start" in load:
-                taken = open_loop(logs[path], load) if "rate" in load else closed_loop(logs[path], load)
+                answers: Answers = []
+                taken = (open_loop if "rate" in load else closed_loop)(logs[path], load, answers)
+                check(logs[path], answers)
                 print(json.dumps([round(seconds, 7) for seconds in taken]), flush=True)
             else:
                 print("[]", flush=True)
@@ -125,7 +147,10 @@ class Clients:
         found: list[float] = []
         for process in self._all[:count]:
             assert process.stdout is not None
-            found += json.loads(process.stdout.readline())
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit("a client has given up; what it says stands above")
+            found += json.loads(line)
         return found
 
     def close(self) -> None:
@@ -178,7 +203,7 @@ def sweep(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
         logs: dict[str, rl.Log] = {}
         for policy in options.policies:
             config = rl.LogConfig(
-                strategy=options.strategy, flush_policy=policy,  # type: ignore[arg-type]  # their values, as text
+                strategy=options.strategy, flush_policy=policy,  # their values, as text
                 scrub_bytes_per_s=0, ring_bytes=8 << 20,
             )  # fmt: skip
             path = folder / policy.replace(":", "_")
