@@ -71,7 +71,8 @@ class Gathering:
 
     def due_with(self, now: float, submissions: int) -> bool:
         """Whether nothing would wait if so many more came now: what :meth:`seconds_until_flush` would say then."""
-        if self._is_whole(self.group + submissions, self._faded(now) + submissions):
+        group = self.group + submissions
+        if group >= self._crowd or self._is_whole(group, self._faded(now) + submissions):
             return True
         oldest = self._oldest if self.group else self._began if self._unseen else now
         return self._until(now, oldest) <= now

@@ -67,13 +67,31 @@ class Grouping:
             return
         now = wakeup.now()
         if self._answers_wait:
-            # Who stands in a lane now came during the fsync.  They are as many each as those in the group were.
-            clients = len(set(covered))
-            missed = self._intake.count_waiting() * gathering.under_way / max(1, clients)
+            missed = self._missed(self._intake.count_waiting(), covered)
         else:
             self.arrivals()
             missed = gathering.group
         gathering.flushed(now, missed)
+
+    def went_at_once(self, began: float, seconds: float, waiting: int, covered: Iterable[Peer]) -> None:
+        """DiskFirst: what :meth:`goes_at_once` was asked about was flushed then, while so many clients came.
+
+        To be told when they are answered: the same as :meth:`arrivals`, :meth:`flushing` and :meth:`flushed`.
+        """
+        gathering, appends = self._gathering, self._journal.appends
+        if gathering is not None:
+            gathering.arrived(began, appends - self._told)
+            self._told = appends
+            gathering.flushing(began)
+            gathering.flushed(began + seconds, self._missed(waiting, covered))
+
+    def _missed(self, waiting: int, covered: Iterable[Peer]) -> float:
+        """Submissions of clients that wait in a lane now, so they came during the fsync; nobody was answered yet.
+
+        As many each as those in the group were.
+        """
+        assert self._gathering is not None
+        return waiting * self._gathering.under_way / max(1, len(set(covered)))
 
     def look(self, seconds: float) -> float:
         """Look for others to join the group for at most ``seconds``; returns how many are left to sleep.

@@ -93,8 +93,6 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief, gro
         journal.slots_from = first + count
         journal.appends += count
         written(end, relaxed)
-        if grouping is not None:
-            grouping.flushing()
         began = now()
         try:
             segment.write(start, [data])
@@ -105,10 +103,11 @@ def _durable_round(intake: Intake, completions: Completions, relief: Relief, gro
             intake.control.fsyncs.store(journal.fsyncs, relaxed)
             raise journal.fail(error) from error
         seconds = now() - began
-        if grouping is not None:
-            grouping.flushed([peer for peer, *_ in taken])
+        missed = intake.count_waiting() if grouping is not None else 0  # after the answers, some are back already
         tell(end, first + count - 1, count, len(data), seconds)
         answer(taken, first)
+        if grouping is not None:  # nobody waits for what it learns
+            grouping.went_at_once(began, seconds, missed, [peer for peer, *_ in taken])
         journal.open_gate()
         return True
 
