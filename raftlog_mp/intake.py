@@ -21,13 +21,14 @@ from .orders import Orders
 from .producers import APPENDED, FORGOTTEN
 from .reserve import Reserve
 from .sessions import Peer, Sessions
+from .types import PersistenceStrategy
 
 VIEW_BYTES = 4096  # larger bodies are looked at in place, in our private copy; below, slicing is cheaper than a view
 EVEN_FROM = 64  # payloads in a batch: below, decoding it is the cheaper proof
 # In one round, shared by the lanes that hold something: a flooding client cannot starve the others, and a round that
 # takes it all from one client lasts no longer than one that takes a share from each.
 DRAIN_BYTES = 256 * 1024
-DRAIN_BYTES_MIN = 16 * 1024  # of one lane
+DRAIN_BYTES_MIN = 16 * 1024  # of one lane; who holds less does not flood
 GATHER_ROUNDS = 4  # looks at the lanes between the first submission and the fsync
 
 
@@ -74,6 +75,8 @@ class Intake:
         self.owing: list[Peer] = []  # peers with answers that wait for a publish
         self.orders = Orders(journal, make_room)
         self.resent = 0
+        self._takes_turns = self.config.strategy == PersistenceStrategy.MEM_FIRST  # DiskFirst: all share one sync
+        self._polite_round = False
 
     def waiting(self) -> bool:
         """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads).
@@ -112,15 +115,10 @@ class Intake:
 
     def drain(self) -> bool:
         """Take what the lanes hold, round robin with a byte budget; True if anything was taken."""
-        moved, self.blocked = False, False
-        clients, full = self.sessions.clients, []
+        moved, clients = False, self.sessions.clients
         self.reserve.look(len(clients))
-        for peer in clients:
-            lane = peer.lane
-            if lane is not None:
-                tail = lane.tail.load(shm.ACQUIRE)  # pairs with the client's store: the bytes below it are there
-                if tail != lane.head:
-                    full.append((peer, lane, tail))
+        full, empty = self._whose_turn()
+        self.blocked = self.blocked and self._polite_round  # who waits for room is not among the polite
         if not full:
             return False
         share = max(DRAIN_BYTES // len(full), DRAIN_BYTES_MIN)
@@ -131,9 +129,42 @@ class Intake:
                 self.sessions.drop_bad(peer, f"lane cursor {tail} out of range")
                 continue
             moved |= self._take(peer, lane, tail, share)
+            # RELAXED: a mere hint; the round that it makes room for looks again.
+            if empty and any(other.tail.load(shm.RELAXED) != other.head for other in empty):
+                break
+        if self._polite_round:
+            return moved or self.drain()  # in vain: those who flood need not wait for it
         if len(clients) > 1:
             clients.append(clients.pop(0))  # the next round starts with the next lane
         return moved
+
+    def _whose_turn(self) -> tuple[list[tuple[Peer, LaneConsumer, int]], list[LaneConsumer]]:
+        """The lanes of this round, each with its cursor, and those that end it early if something comes into them.
+
+        Where some flood, a round is a matter of milliseconds.  So under MemFirst the others have every second one for
+        themselves, and it begins as soon as one of the flooded lanes was looked at.
+        """
+        full: list[tuple[Peer, LaneConsumer, int]] = []
+        empty: list[LaneConsumer] = []
+        for peer in self.sessions.clients:
+            lane = peer.lane
+            if lane is not None:
+                tail = lane.tail.load(shm.ACQUIRE)  # pairs with the client's store: the bytes below it are there
+                if tail != lane.head:
+                    full.append((peer, lane, tail))
+                else:
+                    empty.append(lane)
+        polite = full
+        if self._takes_turns and len(full) > 1:
+            durable = self.journal.durable
+            polite = [
+                (peer, lane, tail) for peer, lane, tail in full
+                if tail - lane.head < DRAIN_BYTES_MIN and peer.blocked != (lane.head, durable)
+            ]  # fmt: skip
+        self._polite_round = 0 < len(polite) < len(full) and not self._polite_round
+        if self._polite_round:
+            return polite, []
+        return full, empty if len(polite) < len(full) else []
 
     def drain_last(self, peer: Peer) -> None:
         """The peer hung up: what it had submitted before is taken, as far as there is room."""
