@@ -33,7 +33,7 @@ from typing import Any
 import raftlog_mp as rl
 
 PAYLOAD_BYTES = 256
-POLICIES = ("immediate", "batch:4:5", "batch:8:5", "batch:64:5", "batch:1024:5", "adaptive:5")
+POLICIES = ("immediate", "batch:4:5", "batch:8:5", "batch:64:5", "batch:1024:3.5", "batch:1024:5", "adaptive:5")
 RATES = (100, 300, 1_000, 2_000, 4_000, 8_000, 16_000)  # entries a second, of all clients together
 CLIENTS = (1, 2, 3, 4, 6, 8)
 WARM_SECONDS = 0.2  # of the load, before anything counts
