@@ -197,7 +197,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=4, help="client processes (default: 4)")
     parser.add_argument("--connections", type=int, default=4, help="connections of each client (default: 4)")
     parser.add_argument("--strategy", choices=[str(kind) for kind in rl.PersistenceStrategy], default="disk_first")
-    parser.add_argument("--flush-policy", default="immediate", help="immediate, batch:THRESHOLD:INTERVAL_MS")
+    parser.add_argument("--flush-policy", default="immediate", help="immediate, batch:ENTRIES:MS, adaptive:MS")
     parser.add_argument("--seed", type=int, default=1, help="of the bodies' random bytes (default: 1)")
     parser.add_argument("--dir", help="put the log into a new folder there (default: the temporary folder)")
     options = parser.parse_args(arguments)
