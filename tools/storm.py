@@ -97,7 +97,7 @@ def storm(options: argparse.Namespace, folder: Path, tally: Tally, screen: Scree
     while tally.killed < options.kills and time.monotonic() < deadline:
         chance = random.Random(f"{options.seed}/{number}")
         strategy = options.strategy or STRATEGIES[number % 2]
-        policy = options.policy or sorted(POLICIES)[number // 2 % len(POLICIES)]
+        policy = options.policy or list(POLICIES)[number // 2 % len(POLICIES)]
         autostart = number % 5 == 4
         before = tally.killed, tally.entries
         place = folder / f"round-{number}"
