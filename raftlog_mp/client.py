@@ -338,7 +338,7 @@ class Client:
         with self._lock:
             last = self._next_sequence - 1
             idle = not self._pending
-        target, seen = [0], [self._link.view]
+        target, last_index, seen = [0], [0], [self._link.view]
         if idle and seen[0] is not None and self._link.stopped():
             control = seen[0].control  # stopped on purpose: it flushed before it said so
             if control.durable.load(shm.ACQUIRE) >= control.published.load(shm.ACQUIRE):
@@ -359,8 +359,13 @@ class Client:
                     f"with the writer; the log ends at index {control.last_index.load(shm.ACQUIRE)}",
                     last_index=control.last_index.load(shm.ACQUIRE),
                 )
-            target[0], seen[0] = target[0] or control.published.load(shm.ACQUIRE), view
-            if control.durable.load(shm.SEQ_CST) >= target[0]:
+            if not target[0]:
+                target[0], last_index[0] = control.published.load(shm.ACQUIRE), control.last_index.load(shm.SEQ_CST)
+            seen[0] = view
+            # The second word follows the first, and the caller may look at it next.  A truncation lowers it for good.
+            if control.durable.load(shm.SEQ_CST) >= target[0] and (
+                control.durable_index.load(shm.SEQ_CST) >= min(last_index[0], control.last_index.load(shm.SEQ_CST))
+            ):
                 return True
             check_failed(view)
             return False
