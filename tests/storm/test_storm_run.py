@@ -19,7 +19,8 @@ STRATEGIES = ("disk_first", "mem_first")
 BENT = {
     "forget_sent": ("disk_first", "and was at|was refused"),
     "skip_ring": ("mem_first", "and was at|the memory that held them was lost with the writer"),
-    "keep_removed": ("disk_first", "after it was truncated|was truncated, and is in the log again"), "lazy_vote": ("mem_first", "read term"),
+    "keep_removed": ("disk_first", "after it was truncated|was truncated, and is in the log again"),
+    "lazy_vote": ("mem_first", "read term"),
     "publish_early": ("mem_first", "was committed, and is not in the log"), "never_odd": ("mem_first", "was not told"),
 }  # fmt: skip
 
