@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raftlog_mp import grouping, wakeup
+from raftlog_mp.adaptive import Gathering
 from raftlog_mp.config import Adaptive, Batch, FlushPolicy, Immediate, LogConfig
 from raftlog_mp.flush import NEVER
 from raftlog_mp.grouping import LOOK_SECONDS, LOST_CORE_SECONDS, Grouping
@@ -51,7 +53,7 @@ class Writer:
         self.grouping.flushing()
         self.now += SYNC
         self.journal.unflushed_entries, self.in_lanes = 0, in_lanes
-        self.grouping.flushed()
+        self.grouping.flushed(self.intake.owing)
         self.intake.owing.clear()
 
     def use(self, *peers: str, rounds: int = 50) -> None:
@@ -105,7 +107,7 @@ def test_mem_first_counts_what_was_taken_meanwhile(monkeypatch: pytest.MonkeyPat
     writer.journal.unflushed_entries = 0
     writer.now += SYNC
     writer.take("c", "d")  # while the helper thread syncs; nobody stands in a lane afterwards
-    writer.grouping.flushed()
+    writer.grouping.flushed(writer.intake.owing)
     assert writer.grouping.seconds_until_flush() == pytest.approx(2 * SYNC)
     writer.take("e", "f")
     assert writer.grouping.seconds_until_flush() == 0
@@ -175,3 +177,22 @@ def test_the_stub_has_what_the_intake_has() -> None:
     for name in ("waiting", "count_waiting"):
         assert callable(getattr(Intake, name))
     assert grouping.wakeup is wakeup
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_that_went_at_once_teaches_what_it_would_have_taught_step_by_step(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(seed)
+    steps, whole = Writer(ADAPTIVE, monkeypatch), Writer(ADAPTIVE, monkeypatch)
+    for _ in range(200):
+        peers, missed = draw.choices("abcd", k=draw.randint(1, 4)), draw.randint(0, 3)
+        began = steps.now = steps.now + draw.choice((0, SYNC, 1.0))
+        monkeypatch.setattr(wakeup, "now", lambda: steps.now)
+        steps.take(*peers)
+        steps.flush(missed)
+        whole.journal.appends += len(peers)
+        whole.grouping.went_at_once(began, SYNC, missed, peers)  # type: ignore[arg-type]
+    known = [name for name in Gathering.__slots__ if not name.startswith("__")]
+    taught = [[getattr(one.grouping._gathering, name) for name in known] for one in (steps, whole)]
+    assert taught[0] == pytest.approx(taught[1])
