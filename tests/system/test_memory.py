@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -9,6 +11,15 @@ import psutil
 import raftlog_mp as rl
 
 MIB = 1 << 20
+READER = """
+import sys, psutil, raftlog_mp as rl
+with rl.open_reader(sys.argv[1]) as reader:
+    last = 0
+    for entry in reader.follow(1, timeout=0):
+        last = entry.index
+    info = psutil.Process().memory_info()
+    print(last, info.rss - info.shared)
+"""
 LIMIT_BYTES = 64 * MIB
 
 
@@ -32,6 +43,9 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
             for _ in range(100):
                 seen = next(reader).index
         assert seen == 100_000
+        command = [sys.executable, "-c", READER, str(tmp_path / "log")]  # a reader and nothing else, through all of it
+        read, held = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        assert int(read) == log.last_index and int(held) < LIMIT_BYTES
         assert log.stats().segments > 50
         assert own_bytes(writer.pid) < LIMIT_BYTES
         assert own_bytes(writer.pid) - before_writer < 16 * MIB
