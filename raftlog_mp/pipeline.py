@@ -69,6 +69,8 @@ class Pipeline:
         self._open_end = self._open_index = 0
         self._buffered_limit = config.buffered_bytes_limit
         self._kept = 0, 0
+        self.held = 0  # bytes of the room that nobody may take: see Rolling
+        self.heads = 0  # bytes of records that open segments, so far
         self.spared = 0, 0  # bytes and entries of the room that fits() leaves to others: see Reserve
         self.sync_seconds = 0.0  # of the newest sync
         self.dead: list[SegmentInfo] = []  # no longer listed; their files may go
@@ -78,6 +80,7 @@ class Pipeline:
     def open_gate(self) -> None:
         """Recompute what :meth:`room` says; after every change of the durable frontier or segment."""
         kept_bytes, kept_entries = self._kept
+        kept_bytes += self.held if kept_bytes else 0  # who is alone would wait in any case
         self._open_end = min(self._limit, self.durable + self._buffered_limit - kept_bytes)
         if self.terms.short:
             self._open_end = 0  # needs_roll() is to look for space first

@@ -19,7 +19,7 @@ class _Shares:
 
     def __init__(self, limit: int) -> None:
         self._limit = self._line = limit  # the reserve is what lies between the line and the limit
-        self._share = 0
+        self._share = self._shares = self._held = 0
         self._used: dict[Peer, int] = {}  # since more than the line is taken
 
     @property
@@ -30,10 +30,15 @@ class _Shares:
     def divide(self, clients: int) -> int:
         """So many are connected, and what they used stays used; returns the size of the reserve."""
         self._share = self._limit // RESERVE_PART // clients if clients > 1 else 0
-        self._line = self._limit - self._share * clients
+        self._shares = self._share * clients
+        self.hold(self._held)
         if clients < 2:
             self._used.clear()  # nobody is kept in mind for nothing
-        return self._limit - self._line
+        return self._shares
+
+    def hold(self, held: int) -> None:
+        """So much below the limit is nobody's: the reserve lies below it."""
+        self._held, self._line = held, self._limit - held - self._shares
 
     def settle(self, taken: int) -> None:
         """So much waits for a flush: if that is all below the line, nobody has used any of the reserve."""
@@ -48,7 +53,8 @@ class _Shares:
         """
         if taken <= self._limit // 2:
             return 0
-        return max(0, self._limit - max(taken, self._line) - self._share + self._used.get(peer, 0))
+        allowed = min(max(taken, self._line) + self._share - self._used.get(peer, 0), self._limit - self._held)
+        return max(0, self._limit - allowed)
 
     def charge(self, peer: Peer, before: int, after: int) -> None:
         """The peer has taken that much."""
@@ -65,7 +71,7 @@ class Reserve:
         self._on = config.strategy == PersistenceStrategy.MEM_FIRST
         self._bytes, self._entries = _Shares(config.buffered_bytes_limit), _Shares(config.max_buffered_entries or 0)
         self._clients = 0
-        self._before = 0, 0
+        self._before, self._heads = (0, 0), 0
         self._touched = False
         self.divided = False  # more than one is there to share it
 
@@ -81,7 +87,9 @@ class Reserve:
 
     def enter(self, peer: Peer) -> None:
         """Before a submission of the peer is decided."""
+        self._bytes.hold(self._journal.held)
         self._before = taken, entries = self._taken()
+        self._heads = self._journal.heads
         if self._touched:  # a flush may have ended, also in the middle of a round: a roll at once is one
             self._bytes.settle(taken)
             self._entries.settle(entries)
@@ -90,7 +98,7 @@ class Reserve:
     def leave(self, peer: Peer) -> None:
         """It was decided: what it has taken of the reserve counts."""
         taken, entries = self._taken()
-        self._bytes.charge(peer, self._before[0], taken)
+        self._bytes.charge(peer, self._before[0], taken - (self._journal.heads - self._heads))
         self._entries.charge(peer, self._before[1], entries)
         self._touched = self._bytes.in_use or self._entries.in_use
         self._journal.spared = 0, 0

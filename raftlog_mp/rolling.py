@@ -147,8 +147,14 @@ class Rolling(NextSegment):
             return ready is not None
         if ready.error is not None or self.end == self.durable:
             return False
-        head = fmt.RECORD_BYTES + min(self.ring.ring_bytes // 4, (1 + len(self.producers)) * PRODUCER_BYTES)
-        return not super().fits(body_bytes + head, count)
+        # Whatever of the room belongs to others: what opens the segment is nobody's.
+        record_bytes = self._head_bytes_max + fmt.RECORD_BYTES + body_bytes
+        return self.end + record_bytes - self.durable > self._buffered_limit
+
+    @property
+    def _head_bytes_max(self) -> int:
+        """What opens the next segment takes no more of the ring than this."""
+        return fmt.RECORD_BYTES + min(self.ring.ring_bytes // 4, (1 + len(self.producers)) * PRODUCER_BYTES)
 
     def needs_roll(self, body_bytes: int, count: int) -> bool:
         """As :meth:`Pipeline.needs_roll`.  Raises :class:`DiskFull`, too, while a roll behind finds no space."""
@@ -178,6 +184,7 @@ class Rolling(NextSegment):
         self._roll = Roll(sealed[-1], info, segment, self.coming)
         self._parts.append(head)
         self.end += len(head)
+        self.heads += len(head)
         self.vouched = self.durable
         self._limit = segment.end_limit
         self._index_limit = min(index.base_index + index.slots, info.base_index + info.index_slots)
@@ -256,7 +263,13 @@ class Rolling(NextSegment):
         return super().fail(error)
 
     def open_gate(self) -> None:
-        """As :meth:`Pipeline.open_gate`; shut while a roll finds no space."""
+        """As :meth:`Pipeline.open_gate`; shut while a roll finds no space.
+
+        Where the segment may end before the next flush does, what opens the next one is held free: a roll behind that
+        had to wait for a flush would let everybody wait, those with room of their own, too.
+        """
+        near = self._behind and self._roll is None and self._limit - self.durable <= self._buffered_limit
+        self.held = self._head_bytes_max if near else 0
         super().open_gate()
         if self._no_space is not None:
             self._open_end = 0  # needs_roll() is to look for space first
