@@ -18,6 +18,7 @@ from .journal import Journal
 from .lane import Completion, LaneConsumer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, SUBMISSION_BYTES
 from .orders import Orders
+from .pace import NEVER, Pace
 from .producers import APPENDED, FORGOTTEN
 from .reserve import Reserve
 from .sessions import Peer, Sessions
@@ -77,6 +78,7 @@ class Intake:
         self.resent = 0
         self._takes_turns = self.config.strategy == PersistenceStrategy.MEM_FIRST  # DiskFirst: all share one sync
         self._polite_round = False
+        self._pace = Pace()
 
     def waiting(self) -> bool:
         """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads).
@@ -122,13 +124,21 @@ class Intake:
         if not full:
             return False
         share = max(DRAIN_BYTES // len(full), DRAIN_BYTES_MIN)
+        limit = self._pace.limit(wakeup.now())
         for peer, lane, tail in full:
             if peer.lane is not lane:
                 continue  # dropped since, when another was
+            most = share
+            if limit is not None and tail - lane.head >= DRAIN_BYTES_MIN:
+                left = limit - self.journal.end
+                if left <= 0:
+                    self.blocked, peer.blocked = True, (lane.head, self.journal.durable)
+                    continue
+                most = min(share, max(left, DRAIN_BYTES_MIN))
             if not 0 < tail - lane.head <= lane.lane_bytes:
                 self.sessions.drop_bad(peer, f"lane cursor {tail} out of range")
                 continue
-            moved |= self._take(peer, lane, tail, share)
+            moved |= self._take(peer, lane, tail, most)
             # RELAXED: a mere hint; the round that it makes room for looks again.
             if empty and any(other.tail.load(shm.RELAXED) != other.head for other in empty):
                 break
@@ -137,6 +147,20 @@ class Intake:
         if len(clients) > 1:
             clients.append(clients.pop(0))  # the next round starts with the next lane
         return moved
+
+    def flushing(self) -> None:
+        """A flush begins: of what it leaves free, a flood gets no more at once than the disk lets go of."""
+        if self._takes_turns:
+            journal = self.journal
+            self._pace.begin(wakeup.now(), journal.end, journal.spare_bytes, journal.sync_seconds)
+
+    def seconds_until_more(self) -> float:
+        """How long the writer may sleep before more of a flood may be taken; infinity if nothing is held back."""
+        return max(self._pace.next_step - wakeup.now(), 0.0) if self.blocked else NEVER
+
+    def flushed(self) -> None:
+        """It is done, or the log ends: nothing is held back until the next flush begins."""
+        self._pace.end()
 
     def _whose_turn(self) -> tuple[list[tuple[Peer, LaneConsumer, int]], list[LaneConsumer]]:
         """The lanes of this round, each with its cursor, and those that end it early if something comes into them.
@@ -219,6 +243,7 @@ class Intake:
                 answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
             if answer is None:
                 # No room now: it stays in the lane, nothing is lost or dropped.
+                self._pace.found_full()
                 self.blocked, peer.blocked = True, (start + at, journal.durable)
                 break
             peer.answers.append(answer)

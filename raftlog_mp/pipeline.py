@@ -94,6 +94,11 @@ class Pipeline:
         self._kept = kept_bytes, kept_entries
         self.open_gate()
 
+    @property
+    def spare_bytes(self) -> int:
+        """How many bytes of records the ring takes before everything new has to wait for a flush, shares kept free."""
+        return max(0, self.durable + self._buffered_limit - self._kept[0] - self.end)
+
     def fits(self, body_bytes: int, count: int) -> bool:
         """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""
         if self.end == self.durable:

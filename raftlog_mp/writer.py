@@ -46,14 +46,12 @@ class Writer:
         self.config = self.journal.config
         self.control = self.journal.control
         self._mem_first = self.config.strategy == PersistenceStrategy.MEM_FIRST
-        manifest = self.journal.manifest
+        manifest, producers = self.journal.manifest, self.journal.producers
         welcome = {
             "generation": self.journal.generation, "log_id": manifest.log_id, "uuid": manifest.uuid,
             "pid": wakeup.process_id(), "folder": self.journal.folder, "config": self.config.as_dict(),
         }  # fmt: skip
-        self.sessions = Sessions(
-            directory, self.control, self.config, self.journal.producers, welcome, self._on_message
-        )
+        self.sessions = Sessions(directory, self.control, self.config, producers, welcome, self._on_message)
         self._syncer: Syncer | None = None
         if self._mem_first:
             startup.preload(self.journal)
@@ -137,7 +135,8 @@ class Writer:
 
     def _patience(self) -> float:
         """Seconds the loop may sleep: until the next flush, mark or linger check."""
-        journal, wait = self.journal, min(SLEEP_SECONDS_MAX, self._relief.seconds_until_answers())
+        journal, intake = self.journal, self._intake
+        wait = min(SLEEP_SECONDS_MAX, self._relief.seconds_until_answers(), intake.seconds_until_more())
         if self.sessions.peers:  # memory pressure is nobody's business while nobody is there
             wait = min(wait, self._relief.seconds_until_look())
         if journal.job is None and journal.failure is None:
@@ -202,8 +201,7 @@ class Writer:
             idle = wakeup.now() - self.sessions.last_change
             if idle >= self.config.linger_s:
                 logger.info("no client for %.1f s: leaving", idle)
-                self._last_state = layout.STATE_LEFT
-                self._stopping = True
+                self._last_state, self._stopping = layout.STATE_LEFT, True
 
     # ------------------------------------------------------------ commit
     def _commit(self, moved: bool) -> None:
@@ -317,8 +315,8 @@ class Writer:
 
     def _fail_unpublished(self) -> None:
         """The sync failed: what was not published before was not appended, as far as anybody may rely on it."""
-        code = self.journal.failure.errno if self.journal.failure is not None else 0
-        published = self.journal.published_index
+        failure, published = self.journal.failure, self.journal.published_index
+        code = failure.errno if failure is not None else 0
         for peer in self._intake.owing:
             peer.answers = [
                 (a[0], layout.SYNC_FAILED, 0, 0, 0, code or 0) if a[1] == layout.OK and a[2] > published else a
@@ -341,9 +339,10 @@ class Writer:
 
     def _shut_down(self) -> None:
         """Drain once more, flush, answer, seal, and say that this was on purpose."""
-        self._relief.end()
-        self._prefault.close()
         journal = self.journal
+        self._relief.end()
+        self._intake.flushed()
+        self._prefault.close()
         journal.stop_preparing()
         try:
             while self._intake.drain():

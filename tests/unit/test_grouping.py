@@ -25,10 +25,12 @@ class Writer:
     def __init__(self, policy: FlushPolicy, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.now, self.gave_way, self.core_lost_s = 1000.0, 0, 1e-6
         self.in_lanes = 0
+        self.told: list[str] = []  # what the intake was told of flushes
         self.journal = SimpleNamespace(appends=0, unflushed_entries=0)
         self.intake: Any = SimpleNamespace(
             journal=self.journal, config=LogConfig(flush_policy=policy, **settings), oldest=self.now, owing=[],
             blocked=False, waiting=self.waiting, count_waiting=lambda: self.in_lanes,
+            flushing=lambda: self.told.append("begins"), flushed=lambda: self.told.append("ends"),
         )  # fmt: skip
         self.arrive_at = NEVER
         monkeypatch.setattr(wakeup, "now", lambda: self.now)
@@ -196,3 +198,13 @@ def test_a_group_that_went_at_once_teaches_what_it_would_have_taught_step_by_ste
     known = [name for name in Gathering.__slots__ if not name.startswith("__")]
     taught = [[getattr(one.grouping._gathering, name) for name in known] for one in (steps, whole)]
     assert taught[0] == pytest.approx(taught[1])
+
+
+@pytest.mark.parametrize("policy", [Immediate(), Adaptive()])
+def test_the_intake_learns_of_every_flush(policy: FlushPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the policy: a flood is let in as the disk lets go of it."""
+    writer = Writer(policy, monkeypatch)
+    for _ in range(2):
+        writer.grouping.flushing()
+        writer.grouping.flushed([])
+    assert writer.told == ["begins", "ends"] * 2

@@ -20,7 +20,7 @@ TESTS = Path(__file__).parents[1]
 LAYERS = (
     "errors types",  # the words
     "config format bodies layout protocol",  # format = disk bytes, layout = memory words; no I/O, no clock
-    "flush adaptive pressure patience matching recovery_table batches",  # decisions: pure, of numbers and facts
+    "flush adaptive pressure patience pace matching recovery_table batches",  # decisions: pure, of numbers and facts
     "files shm wakeup processes probe memory device",  # the doors
     "control ring lane index segment chunk catalog hard_state producers metrics terms era walk",  # one structure each
     "manifest syncer view sweeper records shortage preparation shelf",  # structures made of structures
