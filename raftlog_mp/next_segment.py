@@ -74,8 +74,11 @@ class NextSegment(Pipeline):
 
     @staticmethod
     def _after(info: SegmentInfo) -> int:
-        """What the manifest that lists ``info`` as its newest segment says comes next: see ``_id_of_next``."""
-        return info.segment_id + 2
+        """What the manifest that lists ``info`` as its newest segment says comes next: see ``_id_of_next``.
+
+        While a roll behind is under way to the next number, the file of the one after it may be made.
+        """
+        return info.segment_id + 3
 
     # ------------------------------------------------------------ create and adopt
     def _describe(

@@ -121,11 +121,6 @@ class Rolling(NextSegment):
     _stuck: RollJob | None = None
 
     # ------------------------------------------------------------ behind
-    def _prepare(self) -> None:
-        """As :meth:`NextSegment._prepare`; not before the segment under way is listed: with it its number is passed."""
-        if self._roll is None:
-            super()._prepare()
-
     @property
     def _behind(self) -> bool:
         return self.bell is not None and self.config.strategy == "mem_first"
@@ -182,6 +177,7 @@ class Rolling(NextSegment):
         segment = self._create_segment(info)
         self.coming = self._create_index(info)
         self._roll = Roll(sealed[-1], info, segment, self.coming)
+        self._next_id = info.segment_id + 1
         self._parts.append(head)
         self.end += len(head)
         self.heads += len(head)
@@ -197,7 +193,15 @@ class Rolling(NextSegment):
         return self._no_space is not None or super().owes_work
 
     def prepare_in_time(self, flushed_bytes: int = 0) -> None:
-        """So much goes to the file at once: begin the next segment if this one may not last much longer."""
+        """So much goes to the file at once: begin the next segment if this one may not last much longer.
+
+        While a roll leads to it, the one after it, if that fills already: a roll takes several syncs.
+        """
+        if self._roll is not None:
+            coming = self._roll.info
+            if self.end - coming.start >= coming.file_bytes // FLOOD_PART:
+                self._prepare()
+            return
         info = self.manifest.segments[-1]
         flood, half = flushed_bytes >= info.file_bytes // FLOOD_PART, info.start + info.file_bytes // 2
         if flood or self.written >= half or self.next_index >= info.base_index + info.index_slots // 2:

@@ -88,6 +88,7 @@ def life(one: Appender, rolls: int = 1) -> None:
         to_the_border(one)
         one()
         one()
+        journal.prepare_in_time()  # as now and then: in a flood the segment after the one that comes is made, too
         work(journal)  # what the old segment lacks
         one()
         journal.job = journal.make_job()

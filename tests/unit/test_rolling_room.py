@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from raftlog_mp.config import KIB, MIB
+from raftlog_mp.format import segment_name
 from raftlog_mp.producers import WINDOW, Producers
 from raftlog_mp.rolling import PRODUCER_BYTES
 
-from .journals import stop
-from .rolls import BODY, Appender, begin, do_at_once, work
+from .journals import entries_of, stop
+from .rolls import BODY, Appender, begin, do_at_once, to_the_border, work
 
 
 def test_a_roll_needs_room_for_the_producers_that_there_are(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +57,35 @@ def test_after_a_large_flush_the_next_segment_is_made_at_once(
         assert journal.written < 64 * KIB and (journal._prepared is not None) is (records == 4)
     finally:
         stop(journal)
+
+
+@pytest.mark.parametrize("records", [0, 1])
+def test_in_a_flood_the_segment_after_the_one_that_comes_is_made_while_the_log_rolls(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """A roll takes several syncs; the segment it leads to may fill meanwhile, and then everybody would wait."""
+    do_at_once(monkeypatch)
+    journal = begin(log_dir, segment_bytes=64 * KIB)
+    try:
+        one = Appender(journal)
+        to_the_border(one)
+        one()
+        assert journal._roll is not None and journal._prepared is None
+        coming = journal._roll.info.segment_id
+        for _ in range(records):
+            one()
+        journal.prepare_in_time()
+        if not records:
+            assert journal._prepared is None, "little comes: no file lies there unused"
+            return
+        assert journal._prepared is not None and journal._prepared.path.endswith(segment_name(coming + 1))
+        work(journal)
+        work(journal)
+        assert journal._roll is None and journal.manifest.segments[-1].segment_id == coming
+        assert journal.manifest.next_segment_id > coming + 1, "its number is passed: a crash leaves a file that may go"
+        one.fill()
+        one()
+        assert journal._roll is not None and journal._roll.info.segment_id == coming + 1
+    finally:
+        stop(journal)
+    assert entries_of(log_dir) == one.done
