@@ -3,13 +3,14 @@
     python benchmarks/moments.py [--small] [--json] [--seconds 2] [--dir DIR]
 
 Writer, client and follower run as in real use, but write down when they enter or leave a few functions (about 0.5 us
-each).  ``CLOCK_MONOTONIC`` is the same in all of them.  Four tables, medians in microseconds (10 % .. 90 % of the
+each).  ``CLOCK_MONOTONIC`` is the same in all of them.  Six tables, medians in microseconds (10 % .. 90 % of the
 appends lie between the figures in parentheses):
 
 * DiskFirst, one client, which looks for its answer; beside the raw ``pwrite`` + ``fdatasync`` of the same minute.
 * DiskFirst, four clients, which sleep: what the writer does between one sync and the next.
 * MemFirst, one client, both asleep (``spin_us=0``), and both looking.
-* MemFirst, from one process's ``append`` to the entry in the hands of another's ``follow``, everybody asleep.
+* MemFirst, from one process's ``append`` to the entry in the hands of another's ``follow``, everybody asleep; and one
+  append right after the other.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,6 +260,42 @@ def to_follower(found: dict[str, Any]) -> list[Row]:
     ], merged(found))  # fmt: skip
 
 
+def to_busy_follower(found: dict[str, Any]) -> list[Row]:
+    """One append right after the other: the next may be called before the follower has this one, so by index."""
+    rows: dict[str, list[float]] = {name: [] for name in (
+        "client: append() to lane", "the writer takes", "checked, in ring, published", "bell",
+        "follower reads it", "all of it", "beside it: append() returns",
+    )}  # fmt: skip
+    took, published, woken = (
+        [moment for moment, what in found[who] if what == name]
+        for who, name in (("writer", "take"), ("writer", "published"), ("follower", "awake"))
+    )
+    got = {int(what[4:]): moment for moment, what in found["follower"] if what.startswith("got")}
+    times = {"call": 0, "in lane": 0}
+    for moment, what in found["clients"][0]:
+        if what in times:
+            times[what] = moment
+        if not what.startswith("return") or (index := int(what[7:])) <= WARM or index not in got:
+            continue
+        call, lane = times["call"], times["in lane"]
+        try:
+            take = took[bisect_left(took, call)]
+            out = published[bisect_left(published, take)]
+        except IndexError:
+            continue
+        awake = bisect_left(woken, out)
+        slept = awake < len(woken) and woken[awake] < got[index]
+        seen = woken[awake] if slept else out
+        steps = [lane - call, take - lane, out - take, seen - out if slept else None, got[index] - seen,
+                 got[index] - call, moment - call]  # fmt: skip
+        for values, step in zip(rows.values(), steps, strict=False):
+            if step is not None:
+                values.append(step / 1000)
+    share = len(rows["bell"]) / max(1, len(rows["all of it"]))
+    bell = f"its bell, and it is awake: where it slept, {share:.0%}"
+    return [(bell if name == "bell" else name, values) for name, values in rows.items() if values]
+
+
 def cases(seconds: float, where: str | None) -> dict[str, list[Row]]:
     """Every table."""
     raw = raw_sync_us(seconds / 4, where)
@@ -270,6 +308,7 @@ def cases(seconds: float, where: str | None) -> dict[str, list[Row]]:
         "MemFirst, one client, all looking": one_looking(run(**memory)),
         "MemFirst, append to follower, all asleep":
             to_follower(run(**memory, spin_us=0.0, pause=PAUSE_SECONDS, follows=True)),
+        "MemFirst, append to follower, back to back": to_busy_follower(run(**memory, follows=True)),
     }  # fmt: skip
 
 

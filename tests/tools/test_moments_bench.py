@@ -15,7 +15,7 @@ def test_every_moment_is_seen(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    assert len(results) == 5
+    assert len(results) == 6
     for title, rows in results.items():
         times = [values for _, values in rows]
         assert len(rows) >= 6 and min(map(len, times)) > 0, title
