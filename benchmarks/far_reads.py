@@ -5,6 +5,9 @@
 Everything that a get reads is written down once: which bytes of which file.  Then, in turns and over the same entries:
 the gets; the same ``pread`` calls by themselves; the same calls and a checksum of what they brought, which has to touch
 it.  What the last of these grows by, no reader that copies its records out of the page cache and proves them can avoid.
+
+The column *near* is the largest log again, but all gets are among as many neighbours in its middle as the smallest log
+has entries: what costs more there than in the smallest log is the log's size, and the rest is that gets lie far apart.
 """
 
 from __future__ import annotations
@@ -68,12 +71,11 @@ def us_each(step: Callable[[int], object], count: int) -> float:
 
 
 class Log:
-    """One log, open for reading without a writer."""
+    """One log, open for reading without a writer; gets are ``among`` these entries."""
 
-    def __init__(self, directory: Path, count: int, gets: int) -> None:
-        fill(directory, count)
+    def __init__(self, directory: Path, among: range, gets: int) -> None:
         self.reader = rl.open_reader(directory)
-        self.indexes = random.Random(count).choices(range(1, count + 1), k=gets)
+        self.indexes = random.Random(len(among)).choices(among, k=gets)
         for index in self.indexes:
             self.reader.get(index)  # cached before anything is timed
         self.calls = calls_of(self.reader, self.indexes)
@@ -94,19 +96,24 @@ class Log:
         return {name: us_each(step, len(indexes)) for name, step in zip(STEPS, steps, strict=True)}
 
 
-def measure(folder: Path, sizes: list[int], rounds: int, gets: int) -> dict[int, dict[str, float]]:
+def measure(folder: Path, sizes: list[int], rounds: int, gets: int) -> dict[str, dict[str, float]]:
     """Medians for each size, and how many calls and bytes a get takes."""
-    logs = {size: Log(folder / str(size), size, gets) for size in sizes}
-    found: dict[int, dict[str, list[float]]] = {size: {name: [] for name in STEPS} for size in sizes}
+    logs = {}
+    for size in sizes:
+        fill(folder / str(size), size)
+        logs[f"{size:,}"] = Log(folder / str(size), range(1, size + 1), gets)
+    middle = (sizes[-1] - sizes[0]) // 2
+    logs["near"] = Log(folder / str(sizes[-1]), range(middle + 1, middle + sizes[0] + 1), gets)
+    found: dict[str, dict[str, list[float]]] = {title: {name: [] for name in STEPS} for title in logs}
     for number in range(rounds):
-        for size in sizes if number % 2 else sizes[::-1]:
-            for name, us in logs[size].round().items():
-                found[size][name].append(us)
+        for title in list(logs)[:: -1 if number % 2 else 1]:
+            for name, us in logs[title].round().items():
+                found[title][name].append(us)
     table = {}
-    for size, log in logs.items():
-        table[size] = {name: statistics.median(times) for name, times in found[size].items()}
+    for title, log in logs.items():
+        table[title] = {name: statistics.median(times) for name, times in found[title].items()}
         every = [call for calls in log.calls for call in calls]
-        table[size] |= {"calls": len(every) / gets, "bytes": sum(length for _, length, _ in every) / gets}
+        table[title] |= {"calls": len(every) / gets, "bytes": sum(length for _, length, _ in every) / gets}
         log.reader.close()
     return table
 
@@ -123,13 +130,13 @@ def main() -> None:
     rounds, gets = (1, GETS_SMALL) if options.small else (options.rounds, GETS)
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         table = measure(Path(name), sizes, rounds, gets)
-    first = table[sizes[0]]
-    print(f"{'us, median':20}", *(f"{size:>12,}" for size in sizes), "   the last : the first")
+    first, largest = table[f"{sizes[0]:,}"], table[f"{sizes[-1]:,}"]
+    print(f"{'us, median':20}", *(f"{title:>12}" for title in table), "   the largest : the smallest")
     for row in STEPS:
-        figures = [table[size][row] for size in sizes]
-        print(f"{row:20}", *(f"{us:12.2f}" for us in figures), f"   {figures[-1] / first[row]:.2f}")
+        ratio = f"   {largest[row] / first[row]:.2f}"
+        print(f"{row:20}", *(f"{column[row]:12.2f}" for column in table.values()), ratio)
     for row in ("calls", "bytes"):
-        print(f"{row + ' a get':20}", *(f"{table[size][row]:12,.2f}" for size in sizes))
+        print(f"{row + ' a get':20}", *(f"{column[row]:12,.2f}" for column in table.values()))
 
 
 if __name__ == "__main__":
