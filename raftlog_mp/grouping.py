@@ -56,14 +56,14 @@ class Grouping:
 
     def flushing(self) -> None:
         """A flush of everything taken so far begins."""
-        self._intake.flushing()
+        self._intake.pacing.begin()
         if self._gathering is not None:
             self.arrivals()
             self._gathering.flushing(wakeup.now())
 
     def flushed(self, covered: Iterable[Peer]) -> None:
         """It succeeded; in DiskFirst none of those ``covered`` was answered yet."""
-        self._intake.flushed()
+        self._intake.pacing.end()
         gathering = self._gathering
         if gathering is None:
             return

@@ -18,7 +18,7 @@ from .journal import Journal
 from .lane import Completion, LaneConsumer
 from .layout import FLAG_TERM_GIVEN, SUBMISSION, SUBMISSION_BYTES
 from .orders import Orders
-from .pace import NEVER, Pace
+from .pacing import Pacing, floods
 from .producers import APPENDED, FORGOTTEN
 from .reserve import Reserve
 from .sessions import Peer, Sessions
@@ -74,11 +74,11 @@ class Intake:
         self.reserve = Reserve(journal)
         self.oldest = 0.0  # when the oldest unflushed entry arrived
         self.owing: list[Peer] = []  # peers with answers that wait for a publish
-        self.orders = Orders(journal, make_room)
+        self.orders = Orders(journal, self._find_room)
         self.resent = 0
         self._takes_turns = self.config.strategy == PersistenceStrategy.MEM_FIRST  # DiskFirst: all share one sync
         self._polite_round = False
-        self._pace = Pace()
+        self.pacing = Pacing(journal)
 
     def waiting(self) -> bool:
         """The sleeper's re-check: whether a lane holds more than was taken (SEQ_CST loads).
@@ -124,12 +124,12 @@ class Intake:
         if not full:
             return False
         share = max(DRAIN_BYTES // len(full), DRAIN_BYTES_MIN)
-        limit = self._pace.limit(wakeup.now())
+        limit = self.pacing.limit()
         for peer, lane, tail in full:
             if peer.lane is not lane:
                 continue  # dropped since, when another was
             most = share
-            if limit is not None and tail - lane.head >= DRAIN_BYTES_MIN:
+            if limit is not None and tail - lane.head >= DRAIN_BYTES_MIN and floods(lane, tail):
                 left = limit - self.journal.end
                 if left <= 0:
                     self.blocked, peer.blocked = True, (lane.head, self.journal.durable)
@@ -147,20 +147,6 @@ class Intake:
         if len(clients) > 1:
             clients.append(clients.pop(0))  # the next round starts with the next lane
         return moved
-
-    def flushing(self) -> None:
-        """A flush begins: of what it leaves free, a flood gets no more at once than the disk lets go of."""
-        if self._takes_turns:
-            journal = self.journal
-            self._pace.begin(wakeup.now(), journal.end, journal.spare_bytes, journal.sync_seconds)
-
-    def seconds_until_more(self) -> float:
-        """How long the writer may sleep before more of a flood may be taken; infinity if nothing is held back."""
-        return max(self._pace.next_step - wakeup.now(), 0.0) if self.blocked else NEVER
-
-    def flushed(self) -> None:
-        """It is done, or the log ends: nothing is held back until the next flush begins."""
-        self._pace.end()
 
     def _whose_turn(self) -> tuple[list[tuple[Peer, LaneConsumer, int]], list[LaneConsumer]]:
         """The lanes of this round, each with its cursor, and those that end it early if something comes into them.
@@ -243,7 +229,6 @@ class Intake:
                 answer = self._execute(peer, fields, source[at + SUBMISSION_BYTES : end])
             if answer is None:
                 # No room now: it stays in the lane, nothing is lost or dropped.
-                self._pace.found_full()
                 self.blocked, peer.blocked = True, (start + at, journal.durable)
                 break
             peer.answers.append(answer)
@@ -368,7 +353,7 @@ class Intake:
     ) -> Completion | None:
         journal = self.journal
         try:
-            if not journal.fits(len(body), count) and not self._make_room():
+            if not journal.fits(len(body), count) and not self._find_room():
                 return None
             if journal.needs_roll(len(body), count):
                 journal.roll(len(body), count)
@@ -378,6 +363,10 @@ class Intake:
             return sequence, layout.DISK_FULL, 0, 0, 0, full.errno or 0
         first = journal.append(body, body_crc, count, term, producer, sequence)
         return sequence, layout.OK, first, count, term, 0
+
+    def _find_room(self) -> bool:
+        self.pacing.found_full()
+        return self._make_room()
 
     def _refusal(self, count: int, body: bytes, body_crc: int) -> tuple[int, int] | None:
         """Why the copy of a submission is not acceptable, as (status, detail); None if it is."""

@@ -68,8 +68,8 @@ class NextSegment(Pipeline):
         return False
 
     def _id_of_next(self) -> int:
-        """Number of the next segment.  The manifest has passed it from the moment on when the segment before it was
-        listed: a file that is prepared, and never listed, is known by its number as one that may go."""
+        """Number of the next segment.  The manifest has passed it before its file is made, see ``_after``: one that is
+        prepared, and never listed, is known by its number as one that may go."""
         return self._next_id or self.manifest.next_segment_id
 
     @staticmethod

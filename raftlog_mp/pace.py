@@ -2,7 +2,7 @@
 
 A flood that the disk cannot swallow fills the room within a moment of every flush and sleeps through the rest of it.
 Nothing is gained by that haste, and for as long as it lasts everybody else waits for a core.  So where the room was
-full at the last flush, the next one opens it step by step: the flood gets in as fast as the disk lets go of it.
+full since the last flush began, the next one opens it step by step: a flood gets in as fast as the disk lets go of it.
 """
 
 from __future__ import annotations

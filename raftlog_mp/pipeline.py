@@ -66,7 +66,7 @@ class Pipeline:
         self.slots_from = self.next_index
         self._limit = 0  # stream position that a record in the active segment may reach
         self._index_limit = 0  # first entry index beyond the active index
-        self._open_end = self._open_index = 0
+        self._open_end = self._open_index = self._room_end = 0
         self._buffered_limit = config.buffered_bytes_limit
         self._kept = 0, 0
         self.held = 0  # bytes of the room that nobody may take: see Rolling
@@ -81,7 +81,8 @@ class Pipeline:
         """Recompute what :meth:`room` says; after every change of the durable frontier or segment."""
         kept_bytes, kept_entries = self._kept
         kept_bytes += self.held if kept_bytes else 0  # who is alone would wait in any case
-        self._open_end = min(self._limit, self.durable + self._buffered_limit - kept_bytes)
+        self._room_end = self.durable + self._buffered_limit - kept_bytes
+        self._open_end = min(self._limit, self._room_end)
         if self.terms.short:
             self._open_end = 0  # needs_roll() is to look for space first
         entries = self.config.max_buffered_entries
@@ -97,7 +98,7 @@ class Pipeline:
     @property
     def spare_bytes(self) -> int:
         """How many bytes of records the ring takes before everything new has to wait for a flush, shares kept free."""
-        return max(0, self.durable + self._buffered_limit - self._kept[0] - self.end)
+        return max(0, self._room_end - self.end)
 
     def fits(self, body_bytes: int, count: int) -> bool:
         """Whether the record may enter now without overwriting what is not durable.  Otherwise: flush first."""

@@ -19,6 +19,8 @@ WINDOW = COMPLETION_SLOTS
 KEPT_BYTES_MAX = 1 << 20  # of the table in the manifest of a stopped log
 IDLE_PRODUCERS_KEPT = 256  # of those without a connection; the longest silent ones are forgotten first
 
+PRODUCER_BYTES = 40_000  # of one producer in a snapshot, at most: WINDOW x OUTCOME_BYTES and a little
+OUTCOME_BYTES, ROW_BYTES = 37, 64
 
 Outcome = tuple[int, int, int]  # first index, count, term: where a submission went
 
@@ -153,6 +155,12 @@ class Producers:
         self._windows.pop(producer, None)
         self._highest.pop(producer, None)
         self._low.pop(producer, None)
+
+    def snapshot_bytes_max(self) -> int:
+        """What :meth:`snapshot` takes at most, however much those who are connected submit until then."""
+        idle = self._windows.keys() - self._connected
+        known = sum(min(len(self._windows[producer]), WINDOW) for producer in idle)
+        return PRODUCER_BYTES * (1 + len(self._connected)) + ROW_BYTES * len(idle) + OUTCOME_BYTES * known
 
     def snapshot(self, budget_bytes: int) -> bytes:
         """The table as the body of a PRODUCERS record; what is oldest is left out until it fits the budget."""

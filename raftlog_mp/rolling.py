@@ -32,8 +32,8 @@ from .segment import SegmentWriter
 from .syncer import FlushJob
 from .terms import write_sealed_runs
 
-PRODUCER_BYTES = 40_000  # of one producer in the table that a segment begins with, at most: WINDOW x 37 and a little
 FLOOD_PART = 8  # a flush of one such part of a segment: the rest may fill while the next one's file is made
+HELD_PART = 4  # of the room, at most one such part is held free for what opens a segment: else a roll waits
 RETRY_SECONDS = 0.05  # before a roll that found no space is tried again in the background
 
 
@@ -149,7 +149,7 @@ class Rolling(NextSegment):
     @property
     def _head_bytes_max(self) -> int:
         """What opens the next segment takes no more of the ring than this."""
-        return fmt.RECORD_BYTES + min(self.ring.ring_bytes // 4, (1 + len(self.producers)) * PRODUCER_BYTES)
+        return fmt.RECORD_BYTES + min(self.ring.ring_bytes // 4, self.producers.snapshot_bytes_max())
 
     def needs_roll(self, body_bytes: int, count: int) -> bool:
         """As :meth:`Pipeline.needs_roll`.  Raises :class:`DiskFull`, too, while a roll behind finds no space."""
@@ -197,6 +197,8 @@ class Rolling(NextSegment):
 
         While a roll leads to it, the one after it, if that fills already: a roll takes several syncs.
         """
+        if self._no_space is not None:
+            return
         if self._roll is not None:
             coming = self._roll.info
             if self.end - coming.start >= coming.file_bytes // FLOOD_PART:
@@ -242,6 +244,8 @@ class Rolling(NextSegment):
         self._no_space, self._stuck = None, None
         if job.found_no_space:
             self.job, self._no_space, self._stuck = None, job.error, job
+            if self._prepared is not None and self._prepared.done:
+                self._forget_prepared()  # the segment after it: its space is what the manifest needs
             self.open_gate()
             return
         if job.error is None:

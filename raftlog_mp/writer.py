@@ -134,9 +134,10 @@ class Writer:
         self._wake.set()  # a signal alone does not end the wait: Python resumes it
 
     def _patience(self) -> float:
-        """Seconds the loop may sleep: until the next flush, mark or linger check."""
-        journal, intake = self.journal, self._intake
-        wait = min(SLEEP_SECONDS_MAX, self._relief.seconds_until_answers(), intake.seconds_until_more())
+        """Seconds the loop may sleep: until the next flush, step of a flood's pace, mark or linger check."""
+        journal, wait = self.journal, min(SLEEP_SECONDS_MAX, self._relief.seconds_until_answers())
+        if self._intake.blocked:
+            wait = min(wait, self._intake.pacing.seconds_until_more())
         if self.sessions.peers:  # memory pressure is nobody's business while nobody is there
             wait = min(wait, self._relief.seconds_until_look())
         if journal.job is None and journal.failure is None:
@@ -341,7 +342,7 @@ class Writer:
         """Drain once more, flush, answer, seal, and say that this was on purpose."""
         journal = self.journal
         self._relief.end()
-        self._intake.flushed()
+        self._intake.pacing.stop()
         self._prefault.close()
         journal.stop_preparing()
         try:

@@ -30,7 +30,7 @@ class Writer:
         self.intake: Any = SimpleNamespace(
             journal=self.journal, config=LogConfig(flush_policy=policy, **settings), oldest=self.now, owing=[],
             blocked=False, waiting=self.waiting, count_waiting=lambda: self.in_lanes,
-            flushing=lambda: self.told.append("begins"), flushed=lambda: self.told.append("ends"),
+            pacing=SimpleNamespace(begin=lambda: self.told.append("begins"), end=lambda: self.told.append("ends")),
         )  # fmt: skip
         self.arrive_at = NEVER
         monkeypatch.setattr(wakeup, "now", lambda: self.now)

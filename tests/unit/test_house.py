@@ -32,7 +32,7 @@ LAYERS = (
     "mending moment diagnoses epilogue",
     "startup sessions waiters orders arguments answers relief lock"  # parts of a role
     " backup repair_steps rehearsal provable",
-    "link reserve repair_end check ticket",
+    "link reserve pacing repair_end check ticket",
     "straight",
     "intake client source repair",
     "grouping completions",

@@ -8,10 +8,12 @@ import pytest
 
 from raftlog_mp import layout, wakeup
 from raftlog_mp.config import MIB
+from raftlog_mp.errors import SyncFailed
 from raftlog_mp.intake import DRAIN_BYTES_MIN
 from raftlog_mp.pace import FLUSH_SECONDS_MIN, LIKE_SECONDS, NEVER, STEPS, Pace
 from raftlog_mp.reserve import RESERVE_PART
 
+from .lanes import Client
 from .rooms import BODY, RECORD, ROOM, Room
 
 FLUSH = 0.05
@@ -83,63 +85,98 @@ def room(log_dir: str, clock: Clock) -> Iterator[Room]:
     made.close()
 
 
-def begin_flush(room: Room) -> None:
-    """As the writer does it."""
-    room.journal.sync_seconds = FLUSH
-    room.intake.flushing()
-    room._make_room()
-
-
 def end_flush(room: Room) -> None:
     room.flushed()
-    room.intake.flushed()
+    room.intake.pacing.end()
 
 
-def hold_back(room: Room) -> tuple[int, int]:
-    """The room was full at the last flush, another one begins, and nothing waits for it: where the log ends, and how
-    much may enter."""
+def wait_of(room: Room) -> float:
+    """As the writer asks, before it sleeps."""
+    return room.intake.pacing.seconds_until_more() if room.intake.blocked else NEVER
+
+
+def hold_back(room: Room, extra: Client) -> tuple[int, int]:
+    """The room was full, and a flush of one entry begins: where the log ends, and how much more may enter."""
     room.fill()
-    assert room.intake.blocked and room.intake.seconds_until_more() == NEVER, "for room one waits, not for a moment"
-    end_flush(room)
-    room.fill()
+    assert room.intake.blocked and wait_of(room) == NEVER, "for room one waits, not for a moment"
     while room.unflushed:
-        begin_flush(room)
+        room._make_room()
         end_flush(room)
-    room.intake._pace.found_full()
+        room.fill()
+    extra.submit(b"x" * BODY)
+    room.fill()
+    extra.answers()
+    room.intake.pacing.found_full()
     room.journal.sync_seconds = FLUSH
-    room.intake.flushing()
+    room.intake.pacing.begin()
+    room._make_room()
     return room.journal.end, room.journal.spare_bytes
 
 
 def test_a_flood_gets_in_as_the_disk_lets_go_of_it_and_the_others_at_once(room: Room, clock: Clock) -> None:
     *flooders, polite = room.crowd(500, 500, 0)
-    start, spare = hold_back(room)
-    assert spare == ROOM - ROOM // RESERVE_PART // 3 * 3
+    start, spare = hold_back(room, polite)
+    assert spare == ROOM - ROOM // RESERVE_PART // 3 * 3 - RECORD
     for flooder in flooders:
         for _ in range(1500):
             flooder.submit(b"f" * BODY)
     for step in range(1, STEPS):
         room.fill()
-        assert room.intake.blocked and room.intake.seconds_until_more() < FLUSH / STEPS
-        taken = room.journal.end - start - (polite.sequence - 1) * RECORD
-        assert spare * step // STEPS - polite.sequence * RECORD <= taken < spare * step // STEPS + DRAIN_BYTES_MIN, step
+        assert room.intake.blocked and wait_of(room) < FLUSH / STEPS
+        taken = room.journal.end - start - (step - 1) * RECORD
+        assert spare * step // STEPS - step * RECORD <= taken < spare * step // STEPS + DRAIN_BYTES_MIN, step
         assert not room.intake.waiting(), "who is held back keeps nobody awake"
         polite.submit(b"p" * BODY)
         assert room.intake.waiting() and room.intake.drain()
-        assert polite.answers()[0][:2] == (step, layout.OK)
-        clock.now += room.intake.seconds_until_more() + 1e-6
+        assert polite.answers()[0][:2] == (step + 1, layout.OK)
+        clock.now += wait_of(room) + 1e-6
     room.fill()
-    assert room.intake.seconds_until_more() == NEVER and spare - (room.journal.end - start) < RECORD
+    assert wait_of(room) == NEVER and spare - (room.journal.end - start) < RECORD
     assert all(answer[1] == layout.OK for flooder in flooders for answer in flooder.answers())
 
 
-def test_the_last_of_a_log_is_not_held_back(room: Room) -> None:
-    flood, _ = room.crowd(1000, 0)
-    hold_back(room)
+def test_one_large_entry_is_no_flood(room: Room) -> None:
+    flood, polite = room.crowd(1000, 0)
+    hold_back(room, polite)
     for _ in range(300):
         flood.submit(b"f" * BODY)
     room.fill()
-    assert room.intake.blocked and flood.peer.lane.head < flood.lane.tail
-    room.intake.flushed()
+    assert room.intake.blocked
+    for size in (DRAIN_BYTES_MIN, 50_000):
+        polite.submit(b"p" * size)
+        room.fill()
+        assert [answer[1] for answer in polite.answers()] == [layout.OK]
+
+
+@pytest.mark.parametrize("how", ["in the middle of a round", "with an error"])
+def test_a_flush_of_whose_end_nobody_tells_holds_nothing_back(room: Room, how: str) -> None:
+    flood, other = room.crowd(1000, 0)
+    hold_back(room, other)
+    for _ in range(300):
+        flood.submit(b"f" * BODY)
+    room.fill()
+    assert room.intake.blocked and room.journal.job is not None
+    if how == "with an error":
+        room.journal.job.error = OSError(5, "Input/output error")
+        with pytest.raises(SyncFailed):
+            room.journal.finish_job()
+    else:
+        room.journal.flush()
     room.fill()
     assert not room.intake.blocked and flood.peer.lane.head == flood.lane.tail
+
+
+def test_the_last_of_a_log_is_not_held_back(room: Room) -> None:
+    """Whatever is flushed while the lanes are emptied."""
+    flood, other = room.crowd(1000, 0)
+    hold_back(room, other)
+    for _ in range(1500):
+        flood.submit(b"f" * BODY)
+    room.fill()
+    assert room.intake.blocked and flood.peer.lane.head < flood.lane.tail
+    room.intake.pacing.stop()
+    while flood.peer.lane.head < flood.lane.tail:
+        assert room.intake.drain(), "until there is no room"
+        if room.intake.blocked:
+            room.journal.flush()
+            room.intake.pacing.begin()
