@@ -68,7 +68,8 @@ def test_a_real_full_disk(tmp_path: Path, kind: str, size_mib: int, strategy: st
                 last, generation = log.last_index, log.stats().generation
                 purge_makes_room(disk, log, last)
                 full, again = map(int, other.line().split())
-                assert other.wait() == 0 and last == full < again, "one handle after the other, as space allows"
+                # A file system may give back what a failed attempt had reserved after the first refusal only.
+                assert other.wait() == 0 and full <= last < again, "one handle after the other, as space allows"
                 assert log.append(b"after") > again and log.stats().generation == generation, "without a restart"
                 full_and_idle(disk, log, path)
                 held = everything(log)
