@@ -277,7 +277,8 @@ class Rolling(NextSegment):
         had to wait for a flush would let everybody wait, those with room of their own, too.
         """
         near = self._behind and self._roll is None and self._limit - self.durable <= self._buffered_limit
-        self.held = self._head_bytes_max if near else 0
+        held = self._head_bytes_max if near else 0
+        self.held = held if held <= self._buffered_limit // HELD_PART else 0
         super().open_gate()
         if self._no_space is not None:
             self._open_end = 0  # needs_roll() is to look for space first

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from raftlog_mp import layout
-from raftlog_mp.config import MIB
+from raftlog_mp.config import KIB, MIB
 
 from .lanes import Client
 from .rolls import do_at_once
@@ -88,3 +88,45 @@ def test_a_client_alone_has_that_room_too(room: Room) -> None:
     room.flushed()
     journal = room.journal
     assert journal.held > 0 and journal.room()[0] == min(journal._limit, journal.durable + ROOM) - journal.end
+
+
+def test_where_a_table_would_take_much_of_the_room_nothing_is_held_free(
+    log_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then a roll may wait for a flush; the shares stay what they are, and everybody gets in."""
+    do_at_once(monkeypatch)
+    room = Room(log_dir, max_buffered_bytes=512 * KIB, segment_bytes=512 * KIB)
+    try:
+        room.journal.bell = lambda: None
+        crowd = room.crowd(*[300] * 15, 0)
+        polite, rounds = crowd.pop(), 0
+        while room.journal.rolls < 6:
+            rounds += 1
+            room.fill()
+            assert room.journal.held == 0 and room.unflushed <= 512 * KIB
+            polite.submit(b"p" * BODY)
+            room.fill()
+            room._make_room()
+            room.flushed()
+        assert rounds >= 6 and len(polite.answers()) >= rounds - 1
+    finally:
+        room.flushed()
+        room.close()
+
+
+def test_who_has_left_holds_no_room(log_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 200 that went without a word their few submissions count, and no more."""
+    do_at_once(monkeypatch)
+    room = Room(log_dir, segment_bytes=MIB)
+    try:
+        room.journal.bell = lambda: None
+        for client in room.crowd(*[1] * 200):
+            room.fill()
+            room.clients.remove(client.peer)
+            room.journal.producers.disconnect(client.peer.producer, for_good=False)
+        room.journal.flush()
+        room.crowd(0, 0)
+        room.intake.drain()
+        assert 0 < room.journal.held < MIB // 6
+    finally:
+        room.close()
