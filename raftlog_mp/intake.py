@@ -128,6 +128,9 @@ class Intake:
         for peer, lane, tail in full:
             if peer.lane is not lane:
                 continue  # dropped since, when another was
+            if not 0 < tail - lane.head <= lane.lane_bytes:
+                self.sessions.drop_bad(peer, f"lane cursor {tail} out of range")
+                continue
             most = share
             if limit is not None and tail - lane.head >= DRAIN_BYTES_MIN and floods(lane, tail):
                 left = limit - self.journal.end
@@ -135,9 +138,6 @@ class Intake:
                     self.blocked, peer.blocked = True, (lane.head, self.journal.durable)
                     continue
                 most = min(share, max(left, DRAIN_BYTES_MIN))
-            if not 0 < tail - lane.head <= lane.lane_bytes:
-                self.sessions.drop_bad(peer, f"lane cursor {tail} out of range")
-                continue
             moved |= self._take(peer, lane, tail, most)
             # RELAXED: a mere hint; the round that it makes room for looks again.
             if empty and any(other.tail.load(shm.RELAXED) != other.head for other in empty):

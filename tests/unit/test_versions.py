@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from crc32c import crc32c
+from support.processes import wait_until
 
 import raftlog_mp as rl
 from raftlog_mp import check, hard_state, manifest, repair
@@ -100,6 +101,7 @@ def test_every_file_of_a_log_says_its_version(log_dir: str, strategy: str, clean
             log.append(b"z", term=4)
         if clean:
             writer.stop()
+        wait_until("what the reset took is removed", lambda: sum(n.endswith(".seg") for n in os.listdir(log_dir)) == 1)
         names = [name for name in os.listdir(log_dir) if os.path.isfile(f"{log_dir}/{name}")]
         found = set()
         for name in set(names) - FORMLESS:
