@@ -43,7 +43,7 @@ def serve(directory: str, fsync_ms: float, ring_mib: int) -> None:
         time.sleep(fsync_ms / 1000)
         sync(self, fd)
 
-    files.Files.sync = slow  # type: ignore[method-assign]
+    files.Files.sync = slow  # type: ignore[method-assign]  # a slower disk
     config = rl.LogConfig(strategy=rl.PersistenceStrategy.MEM_FIRST, ring_bytes=ring_mib << 20)
     writer.serve(directory, config, linger=False, interrupt=True, on_ready=lambda _: say("ready"))
 
