@@ -113,6 +113,14 @@ def hold_back(room: Room, extra: Client) -> tuple[int, int]:
     return room.journal.end, room.journal.spare_bytes
 
 
+def held(room: Room, flood: Client, entries: int) -> None:
+    """So much more comes, which is more than may enter now."""
+    for _ in range(entries):
+        flood.submit(b"f" * BODY)
+    room.fill()
+    assert flood.peer.lane is not None and flood.peer.lane.head < flood.lane.tail
+
+
 def test_a_flood_gets_in_as_the_disk_lets_go_of_it_and_the_others_at_once(room: Room, clock: Clock) -> None:
     *flooders, polite = room.crowd(500, 500, 0)
     start, spare = hold_back(room, polite)
@@ -138,9 +146,7 @@ def test_a_flood_gets_in_as_the_disk_lets_go_of_it_and_the_others_at_once(room: 
 def test_one_large_entry_is_no_flood(room: Room) -> None:
     flood, polite = room.crowd(1000, 0)
     hold_back(room, polite)
-    for _ in range(300):
-        flood.submit(b"f" * BODY)
-    room.fill()
+    held(room, flood, 300)
     assert room.intake.blocked
     for size in (DRAIN_BYTES_MIN, room.intake.entry_limit):
         polite.submit(b"p" * size)
@@ -152,9 +158,7 @@ def test_one_large_entry_is_no_flood(room: Room) -> None:
 def test_a_flush_of_whose_end_nobody_tells_holds_nothing_back(room: Room, how: str) -> None:
     flood, other = room.crowd(1000, 0)
     hold_back(room, other)
-    for _ in range(300):
-        flood.submit(b"f" * BODY)
-    room.fill()
+    held(room, flood, 300)
     assert room.intake.blocked and room.journal.job is not None
     if how == "with an error":
         room.journal.job.error = OSError(5, "Input/output error")
@@ -170,10 +174,8 @@ def test_the_last_of_a_log_is_not_held_back(room: Room) -> None:
     """Whatever is flushed while the lanes are emptied."""
     flood, other = room.crowd(1000, 0)
     hold_back(room, other)
-    for _ in range(1500):
-        flood.submit(b"f" * BODY)
-    room.fill()
-    assert room.intake.blocked and flood.peer.lane.head < flood.lane.tail
+    held(room, flood, 1500)
+    assert room.intake.blocked
     room.intake.pacing.stop()
     while flood.peer.lane.head < flood.lane.tail:
         assert room.intake.drain(), "until there is no room"
